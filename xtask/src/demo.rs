@@ -1,0 +1,67 @@
+//! The demo: every daemon on its embedded default, each tool's main job for real, one table of what came of it.
+
+mod overseerctl;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::{
+    deps,
+    step::say,
+    workspace::{known_tools, release_binary},
+};
+
+/// What `demo` takes.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Just this tool
+    tool: Option<String>,
+}
+
+/// One line of the result table.
+pub(crate) struct Shown {
+    /// The tool.
+    pub(crate) tool: &'static str,
+    /// What was done.
+    pub(crate) what: &'static str,
+    /// What came of it, or why it did not work.
+    pub(crate) result: Result<String>,
+    /// How long it took.
+    pub(crate) took: Duration,
+}
+
+/// Runs the demo.
+pub(crate) fn run(args: &DemoArgs) -> Result<()> {
+    deps::ensure();
+    let mut shown = Vec::new();
+    for tool in known_tools(args.tool.as_deref())? {
+        let binary = release_binary(tool)?;
+        shown.extend(match tool {
+            "overseerctl" => overseerctl::demonstrate(&binary)?,
+            other => bail!("{other} has no demo"),
+        });
+    }
+    say(&format!(
+        "\n{:12} {:44} {:>8}  result",
+        "tool", "what", "took"
+    ));
+    for line in &shown {
+        let result = match &line.result {
+            Ok(result) => result.clone(),
+            Err(error) => format!("FAILED: {error:#}"),
+        };
+        say(&format!(
+            "{:12} {:44} {:>5} ms  {result}",
+            line.tool,
+            line.what,
+            line.took.as_millis()
+        ));
+    }
+    let failed = shown.iter().filter(|line| line.result.is_err()).count();
+    if failed > 0 {
+        bail!("{failed} of {} demonstrations failed", shown.len());
+    }
+    Ok(())
+}

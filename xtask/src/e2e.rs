@@ -1,0 +1,93 @@
+//! End-to-end tests: the release binary and real components, nothing in-process.
+//!
+//! Each tool's tests are its `tests/e2e.rs`, behind the feature `e2e`; this file builds the binary, finds the components,
+//! and says what could not be tested here.
+
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    deps,
+    step::{self, Report},
+    workspace::{binary_variable, known_tools, release_binary},
+};
+
+/// What `e2e` takes.
+#[derive(Debug, Args)]
+pub(crate) struct E2eArgs {
+    /// Just this tool
+    tool: Option<String>,
+}
+
+/// Runs the end-to-end tests of one tool or all.
+pub(crate) fn run(args: &E2eArgs) -> Result<()> {
+    deps::ensure();
+    let mut report = Report::default();
+    for tool in known_tools(args.tool.as_deref())? {
+        run_tool(&mut report, tool);
+    }
+    report.close()
+}
+
+/// Runs the end-to-end tests of one tool as steps of a larger report.
+pub(crate) fn run_tool(report: &mut Report, tool: &str) {
+    report.step(&format!("end-to-end tests of {tool}"), || {
+        let binary = release_binary(tool)?;
+        step::run(
+            Command::new(env!("CARGO"))
+                .args([
+                    "test",
+                    "--locked",
+                    "--package",
+                    tool,
+                    "--features",
+                    "e2e",
+                    "--test",
+                    "e2e",
+                ])
+                .env(binary_variable(tool), binary),
+        )
+    });
+    for component in components(tool)
+        .iter()
+        .filter(|component| !component.is_present())
+    {
+        report.skip(component.tests, component.how_to_get);
+    }
+}
+
+/// Something real that some tests need; they leave themselves out where it is missing.
+struct Component {
+    program: &'static str,
+    variable: &'static str,
+    tests: &'static str,
+    how_to_get: &'static str,
+}
+
+impl Component {
+    fn is_present(&self) -> bool {
+        std::env::var_os(self.variable).is_some() || deps::find(self.program).is_some()
+    }
+}
+
+fn components(tool: &str) -> &'static [Component] {
+    match tool {
+        "overseerctl" => &[
+            Component {
+                program: "chromium",
+                variable: "CHROMIUM_BIN",
+                tests: "overseerctl: page in a browser",
+                how_to_get: "needs chromium in PATH or CHROMIUM_BIN",
+            },
+            Component {
+                program: "sticky-overseer",
+                variable: "STICKY_OVERSEER_BIN",
+                tests: "overseerctl: client against v2",
+                how_to_get: "needs a sticky-overseer v2 in PATH or STICKY_OVERSEER_BIN",
+            },
+        ],
+        _ => &[],
+    }
+}
