@@ -132,10 +132,11 @@ impl Client {
     /// Which protocol the hub speaks. Asked once a connection: a sticky-overseer answers `hello` with an error that
     /// names the type, our own hub with what it can do.
     pub fn dialect(&mut self) -> Result<&Dialect, Failure> {
-        if self.dialect.is_none() {
-            self.dialect = Some(self.hello(&QUIET_FEATURES)?);
-        }
-        Ok(self.dialect.get_or_insert(Dialect::Original))
+        let dialect = match self.dialect.take() {
+            Some(known) => known,
+            None => self.hello(&QUIET_FEATURES)?,
+        };
+        Ok(self.dialect.insert(dialect))
     }
 
     /// Asks for extensions by name. Those that the hub does not know are left out of the answer.

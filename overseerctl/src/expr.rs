@@ -12,23 +12,29 @@
 //!        syntax           names           functions
 //! ```
 //!
-//! The `cel` crate parses and evaluates. What it lacks is written here: a type checker, cel-go's limits, Go's regular
-//! expressions, conversions and JSON. Known differences to cel-go remain in three places: protobuf messages cannot be
-//! constructed, the keys of a map literal are strings, integers or bools, as the language definition has it, and
-//! `double('0x1p-2')` is an error.
+//! The `cel` crate parses and evaluates. What it lacks is written here: a type checker, cel-go's limits, and the
+//! functions in which it differs, with Go's regular expressions, conversions and JSON.
+//!
+//! Known differences to cel-go: protobuf messages cannot be constructed, the keys of a map literal are strings,
+//! integers or bools (as the language definition has it), hexadecimal doubles and zones 24 hours off are not read, and
+//! a line of JSON nests 256 deep at most.
 
+mod calendar;
 mod check;
+mod dialect;
 mod error;
 mod eval;
+#[cfg(test)]
+mod facts;
 mod functions;
 mod json;
 mod lower;
 mod numbers;
 mod parse;
 mod pattern;
+mod problem;
 mod scan;
 mod stdlib;
-mod time;
 mod types;
 mod walk;
 
@@ -118,27 +124,213 @@ fn compile(expression: &str, variable: Variable) -> Result<Option<Program>, Expr
         )),
     }
 }
-/// For the differential harness.
-pub fn probe(
-    env: &str,
-    text: &str,
-    inputs: &[String],
-) -> Result<(String, Vec<Result<cel::Value, String>>), ExprError> {
-    let r = eval::on_large_stack(|| {
-        let parsed = parse::parse(text)?;
-        let variable = if env == "v" {
-            check::Variable::Value
-        } else {
-            check::Variable::Output
-        };
-        let t = check::check(&parsed, variable)?;
-        Ok((eval::Program::new(parsed.tree), t.to_string()))
-    })
-    .unwrap();
-    let (program, t) = r.map_err(|issues| ExprError::new(text, issues))?;
-    let mut out = Vec::new();
-    for input in inputs {
-        out.push(program.probe_raw(env, input));
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Runs `work` on a stack of the size that threads usually have.
+    fn on_usual_stack(work: impl FnOnce() + Send + 'static) {
+        let worker = thread::Builder::new().stack_size(2 << 20).spawn(work);
+        worker.unwrap().join().unwrap();
     }
-    Ok((t, out))
+
+    #[test]
+    fn the_empty_expression_accepts_everything() {
+        assert_eq!(Validator::compile("").unwrap().check("x"), Ok(true));
+        assert!(OutputFilter::compile("").unwrap().keep("stderr", "x"));
+        assert!(Validator::compile(" ").is_err());
+    }
+
+    #[test]
+    fn the_stream_is_known_to_the_filter() {
+        let filter = OutputFilter::compile("output.stream == 'stderr'").unwrap();
+        assert!(filter.keep("stderr", ""));
+        assert!(!filter.keep("stdout", ""));
+    }
+
+    #[test]
+    fn an_error_names_expression_place_problem_and_way_out() {
+        let error = Validator::compile("value > 5").unwrap_err();
+        assert_eq!(error.expression(), "value > 5");
+        let issue = &error.issues()[0];
+        assert_eq!((issue.line, issue.column), (1, 7));
+        let problem = "found no matching overload for '_>_' applied to '(string, int)'";
+        assert_eq!(issue.message, problem);
+        assert_eq!(
+            error.hint(),
+            "convert one side: int(x), double(x) or string(x)"
+        );
+        let shown = format!("ERROR: <input>:1:7: {problem}\n | value > 5\n | ......^");
+        assert_eq!(error.to_string(), shown);
+    }
+
+    #[test]
+    fn expressions_are_shared_between_threads() {
+        let filter =
+            OutputFilter::compile("output.json.n > 5 || output.data.matches('^x')").unwrap();
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        assert!(filter.keep("stdout", r#"{"n":6}"#));
+                        assert!(!filter.keep("stdout", r#"{"n":5}"#));
+                        assert!(filter.keep("stdout", "xyz"));
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn the_deepest_expressions_run_on_a_usual_stack() {
+        on_usual_stack(|| {
+            for text in [
+                format!("{}true{}", "(true && ".repeat(240), ")".repeat(240)),
+                format!("{}true{}", "[1].all(x, ".repeat(120), ")".repeat(120)),
+                format!("1{} > 0", "+1".repeat(240)),
+                format!("{}true", "false ? false : ".repeat(240)),
+                format!("size({}{}) == 1", "[".repeat(240), "]".repeat(240)),
+            ] {
+                let validator = Validator::compile(&text).unwrap();
+                assert_eq!(validator.check(""), Ok(true), "{text:.40}");
+            }
+        });
+    }
+
+    #[test]
+    fn the_deepest_json_is_handled_on_a_usual_stack() {
+        on_usual_stack(|| {
+            let line = |n: usize| format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n));
+            let filter = "output.json == output.json && has(output.json.a)";
+            let filter = OutputFilter::compile(filter).unwrap();
+            assert!(filter.keep("stdout", &line(200)));
+            assert!(!filter.keep("stdout", &line(100_000)));
+        });
+    }
+
+    /// Texts made of the pieces that expressions are made of.
+    fn soup() -> impl Strategy<Value = String> {
+        let pieces = prop::sample::select(vec![
+            "(",
+            ")",
+            "[",
+            "]",
+            "{",
+            "}",
+            ",",
+            ":",
+            "?",
+            ".",
+            "+",
+            "-",
+            "*",
+            "/",
+            "%",
+            "==",
+            "<",
+            ">=",
+            "&&",
+            "||",
+            "!",
+            " in ",
+            " ",
+            "\n",
+            "true",
+            "null",
+            "1",
+            "2u",
+            "1.5",
+            "'a'",
+            "'",
+            "\"",
+            "r'\\d'",
+            "b'x'",
+            "'''",
+            "//",
+            "`",
+            "@",
+            "value",
+            "output",
+            "output.json",
+            "x",
+            "int",
+            "size",
+            "matches",
+            "has",
+            ".all(x,",
+            ".map(x,",
+            ".exists(x,",
+            "timestamp",
+            "é",
+            "\\",
+            "[?",
+            ".?",
+            "0x",
+        ]);
+        prop::collection::vec(pieces, 0..24).prop_map(|pieces| pieces.concat())
+    }
+
+    /// A value without members.
+    fn leaf() -> impl Strategy<Value = serde_json::Value> {
+        prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<f64>().prop_map(Into::into),
+            ".*".prop_map(Into::into),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_compiler_panic(text in prop_oneof![any::<String>(), soup()]) {
+            let results = [
+                Validator::compile(&text).map(drop),
+                OutputFilter::compile(&text).map(drop),
+            ];
+            for error in results.into_iter().filter_map(Result::err) {
+                prop_assert!(!error.issues().is_empty());
+                for issue in error.issues() {
+                    let lines = text.split('\n').count();
+                    prop_assert!((1..=lines).contains(&issue.line) && issue.column >= 1, "{error}");
+                    prop_assert!(!issue.hint.is_empty(), "{error}");
+                }
+            }
+        }
+
+        #[test]
+        fn no_value_makes_an_expression_panic(value in any::<String>()) {
+            for expression in [
+                "value.matches(value)",
+                "timestamp(value).getHours(value) > 0",
+                "timestamp(0).getHours(value) > 0",
+                "duration(value) > duration('1s')",
+                "double(value) > 1.0 || int(value) > 1 || uint(value) > 1u",
+                "string(bytes(value)) == value && size(value) > 1",
+            ] {
+                let validator = Validator::compile(expression).unwrap();
+                if let Err(error) = validator.check(&value) {
+                    prop_assert!(error.starts_with("CEL eval error: "), "{error}");
+                }
+            }
+        }
+
+        #[test]
+        fn every_member_of_a_json_line_is_seen(
+            members in prop::collection::hash_map(any::<String>(), leaf(), 0..6)
+        ) {
+            let line = serde_json::to_string(&members).unwrap();
+            let condition = format!("size(output.json) == {}", members.len());
+            let filter = OutputFilter::compile(&condition).unwrap();
+            prop_assert!(filter.keep("stdout", &line), "{line}");
+            let condition = "output.json.all(k, k in output.json && output.data.size() > 2)";
+            let filter = OutputFilter::compile(condition).unwrap();
+            prop_assert!(filter.keep("stdout", &line), "{line}");
+        }
+    }
 }

@@ -23,10 +23,14 @@ pub(crate) fn cargo(args: &[&str]) -> Result<()> {
 
 /// Runs a command in the workspace's root, shown first; a failure names it.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
+    run_there(command.current_dir(root()))
+}
+
+/// The same, wherever the command is to run.
+pub(crate) fn run_there(command: &mut Command) -> Result<()> {
     let shown = show(command);
     say(&format!("$ {shown}"));
     let status = command
-        .current_dir(root())
         .status()
         .with_context(|| format!("cannot run `{shown}`"))?;
     if status.success() {

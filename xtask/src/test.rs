@@ -1,6 +1,6 @@
 //! Every check, in the order in which failures are cheapest to find. CI runs just this.
 
-use std::process::Command;
+use std::{fs, path::Path, process::Command};
 
 use anyhow::Result;
 use clap::Args;
@@ -79,28 +79,30 @@ fn fuzz(report: &mut Report, tool: &str) {
         return report.skip(&name, "needs a C++ compiler (package g++)");
     }
     report.step(&name, || {
-        let targets = std::fs::read_dir(directory.join("fuzz_targets"))?;
-        for target in targets {
+        fs::create_dir_all(root().join("target/fuzz-artifacts"))?;
+        for target in fs::read_dir(directory.join("fuzz_targets"))? {
             let path = target?.path();
             let target = path
                 .file_stem()
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
-            step::run(&mut fuzz_command(&directory, &target))?;
+            step::run_there(&mut fuzz_command(&directory, &target))?;
         }
         Ok(())
     });
 }
 
-fn fuzz_command(directory: &std::path::Path, target: &str) -> Command {
+fn fuzz_command(directory: &Path, target: &str) -> Command {
+    let artifacts = root().join("target/fuzz-artifacts/");
     let mut command = Command::new(env!("CARGO"));
+    // The folder's own cargo configuration holds the flags that libFuzzer needs.
     command
-        .args(["run", "--release", "--quiet", "--manifest-path"])
-        .arg(directory.join("Cargo.toml"))
-        .args(["--bin", target, "--", "-rss_limit_mb=2048", "-print_final_stats=1"])
+        .current_dir(directory)
+        .args(["run", "--release", "--quiet", "--locked", "--bin", target, "--", "-rss_limit_mb=2048"])
         .arg(format!("-max_total_time={FUZZ_SECONDS}"))
-        // Coverage feedback without a nightly toolchain; see the crate's own notes.
-        .env("RUSTFLAGS", "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1");
+        .arg(format!("-dict={target}.dict"))
+        .arg(format!("-artifact_prefix={}/", artifacts.display()))
+        .arg(format!("seeds/{target}"));
     command
 }

@@ -12,6 +12,10 @@ use runyard_common::{
 use crate::client::{DEFAULT_URL, Place, Target};
 
 /// Flags of the connection.
+#[expect(
+    clippy::doc_markdown,
+    reason = "the fields' comments are help texts, shown as they are"
+)]
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct ConnectionArgs {

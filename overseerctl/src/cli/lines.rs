@@ -71,7 +71,7 @@ impl<'a> Lines<'a> {
             (Format::Table, Body::Output(output)) => self.line(output),
             (Format::Table, note) => {
                 self.flush()?;
-                tracing::info!("task {}: {note}", event.message.task_id);
+                tracing::info!(task = %event.message.task_id, "{note}");
             }
             (Format::Json, _) => {
                 self.held.push_str(event.message.json());

@@ -20,7 +20,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         match client.request("remove", json!({ "task_id": id }), id) {
             Ok(_) => removed.push(json!({ "task_id": id, "state": "removed" })),
             Err(failure) if matches!(failure.exit(), Exit::NotFound | Exit::Failed) => {
-                refused.push(failure)
+                refused.push(failure);
             }
             Err(failure) => return Err(failure.into()),
         }

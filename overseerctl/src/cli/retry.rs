@@ -61,7 +61,7 @@ impl RetryArgs {
     pub(super) fn policy(&self) -> Option<Value> {
         let mut policy = Map::new();
         let mut set = |name: &str, value: Option<Value>| {
-            policy.extend(value.map(|value| (name.to_owned(), value)))
+            policy.extend(value.map(|value| (name.to_owned(), value)));
         };
         let text = |text: &Option<String>| text.as_deref().map(Value::from);
         set("restart_delay", text(&self.retry_delay));

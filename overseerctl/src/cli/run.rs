@@ -76,7 +76,7 @@ impl Attended {
             for _ in 0..interrupts.take(woken) {
                 if self.stopping {
                     sink.flush()?;
-                    tracing::warn!("task {}: left to itself", follow.task_id());
+                    tracing::warn!(task = %follow.task_id(), "left to itself");
                     return Ok(INTERRUPTED);
                 }
                 self.stop(follow)?;
@@ -103,7 +103,7 @@ impl Attended {
     fn stop(&mut self, follow: &mut Follow<'_>) -> anyhow::Result<()> {
         self.stopping = true;
         let task_id = follow.task_id().to_owned();
-        tracing::info!("task {task_id}: told to stop; interrupt again to leave it to itself");
+        tracing::info!(task = %task_id, "told to stop; interrupt again to leave it to itself");
         // A task that is gone already is as good as stopped; the follow sees its end.
         follow
             .client()
@@ -182,7 +182,7 @@ impl<'a> Sink<'a> {
             (_, Body::Exited(_) | Body::Queued(_) | Body::Dequeued(_)) => Ok(()),
             (streams, note) => {
                 streams.flush()?;
-                tracing::info!("task {}: {note}", event.message.task_id);
+                tracing::info!(task = %event.message.task_id, "{note}");
                 Ok(())
             }
         }

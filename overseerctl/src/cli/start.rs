@@ -14,9 +14,6 @@ use crate::client::{Client, Follow, Queued, Start, Started, Startup};
 /// Start a task and print its id.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    #[command(flatten)]
-    task: TaskArgs,
-
     /// If the task is queued, wait until it runs
     #[arg(long)]
     wait: bool,
@@ -24,6 +21,10 @@ pub(super) struct Args {
     /// Show the task's output until it ends
     #[arg(long, conflicts_with = "wait")]
     follow: bool,
+
+    // Last, because its help headings hold for whatever comes after them.
+    #[command(flatten)]
+    task: TaskArgs,
 }
 
 /// What to start; shared with `run`.
@@ -109,12 +110,12 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
 pub(super) fn announce(startup: &Startup) {
     match startup {
         Startup::Started(Started { task_id, pid, .. }) => {
-            tracing::info!("task {task_id}: started as pid {pid}")
+            tracing::info!(task = %task_id, pid, "started");
         }
         Startup::Queued(Queued {
             task_id, position, ..
         }) => {
-            tracing::info!("task {task_id}: waits in the queue, position {position}");
+            tracing::info!(task = %task_id, position, "waits in the queue");
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         match stop(&mut client, id, args) {
             Ok(state) => drop(stopped.insert(id.clone(), state)),
             Err(failure) if matches!(failure.exit(), Exit::NotFound | Exit::Failed) => {
-                refused.push(failure)
+                refused.push(failure);
             }
             Err(failure) => return Err(failure.into()),
         }

@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     let mut dirty = true;
     while interrupts.take(false) == 0 {
         if dirty {
-            screen.draw(&view.draw(screen.size()?))?;
+            screen.draw(&view.draw(Screen::size()?))?;
         }
         dirty = feed.pump(&mut view)?;
         if !event::poll(TICK)? {

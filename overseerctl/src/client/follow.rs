@@ -124,7 +124,7 @@ impl<'c> Follow<'c> {
             .iter()
             .filter_map(|event| exit_of(&event.body))
             .next_back();
-        follow.judge(row.as_ref())?;
+        follow.judge(row.as_ref());
         Ok(follow)
     }
 
@@ -193,7 +193,8 @@ impl<'c> Follow<'c> {
     fn take(&mut self, message: Received) -> Result<(), Failure> {
         if matches!(&self.state, State::Asking { list, .. } if *list == message.id) {
             let row = row_of(&message, &self.task_id)?;
-            return self.judge(row.as_ref());
+            self.judge(row.as_ref());
+            return Ok(());
         }
         if message.task_id != self.task_id {
             return Ok(());
@@ -230,7 +231,7 @@ impl<'c> Follow<'c> {
             }
             Body::Errored(_) => self.state = State::Over(Ending::GaveUp(self.exit.clone())),
             Body::Dequeued(dequeued) => {
-                self.state = State::Over(Ending::Dropped(dequeued.reason.clone()))
+                self.state = State::Over(Ending::Dropped(dequeued.reason.clone()));
             }
             Body::Output(_) | Body::Queued(_) | Body::Lagged(_) => {}
         }
@@ -238,28 +239,20 @@ impl<'c> Follow<'c> {
     }
 
     /// What the task's row means for the future. A task without a row has been removed.
-    fn judge(&mut self, row: Option<&Task>) -> Result<(), Failure> {
+    fn judge(&mut self, row: Option<&Task>) {
         let now = Instant::now();
         let Some(task) = row else {
             self.state = State::Over(Ending::Exited(self.exit.clone()));
-            return Ok(());
+            return;
         };
         self.state = match task.prospect() {
             Prospect::Over => State::Over(self.ending(task)),
             Prospect::Deciding => State::Waiting {
                 ask_at: now + DECIDING,
             },
-            // The row is older than an exit that was told already: a sticky-overseer tells first.
-            Prospect::Live
-                if self
-                    .exit
-                    .as_ref()
-                    .is_some_and(|exit| exit.pid == task.current_pid) =>
-            {
-                State::Waiting {
-                    ask_at: now + DECIDING,
-                }
-            }
+            Prospect::Live if self.is_stale(task) => State::Waiting {
+                ask_at: now + DECIDING,
+            },
             Prospect::Live => State::Live,
             Prospect::Waiting => {
                 let overdue = *self.overdue.get_or_insert_with(|| {
@@ -275,7 +268,12 @@ impl<'c> Follow<'c> {
                 }
             }
         };
-        Ok(())
+    }
+
+    /// Whether a row says that a worker runs whose exit was told already: a sticky-overseer tells first.
+    fn is_stale(&self, task: &Task) -> bool {
+        let exit = self.exit.as_ref().filter(|_| task.phase.is_empty());
+        exit.is_some_and(|exit| exit.pid != 0 && exit.pid == task.current_pid)
     }
 
     fn ending(&self, task: &Task) -> Ending {

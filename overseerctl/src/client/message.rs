@@ -22,23 +22,13 @@ pub struct Received {
     text: Utf8Bytes,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
 struct Head {
     #[serde(rename = "type")]
     kind: String,
     id: String,
     task_id: String,
-}
-
-impl Default for Head {
-    fn default() -> Self {
-        Self {
-            kind: String::new(),
-            id: String::new(),
-            task_id: String::new(),
-        }
-    }
 }
 
 impl Received {

@@ -175,16 +175,16 @@ fn host_and_port(
         }
         _ => (authority, None),
     };
+    let host = match host.strip_prefix('[') {
+        Some(inner) => inner.strip_suffix(']').ok_or("the bracket is not closed")?,
+        None if host.contains(':') => return Err("an IPv6 address needs brackets"),
+        None => host,
+    };
     let port = match port {
         Some(port) => port
             .parse()
             .map_err(|_| "the port is not a number from 0 to 65535")?,
         None => default_port.ok_or("the port is missing")?,
-    };
-    let host = match host.strip_prefix('[') {
-        Some(inner) => inner.strip_suffix(']').ok_or("the bracket is not closed")?,
-        None if host.contains(':') => return Err("an IPv6 address needs brackets"),
-        None => host,
     };
     // What a hub calls "every interface" is, for its clients, this machine.
     let host = if matches!(host, "" | "*" | "0.0.0.0") {

@@ -4,15 +4,14 @@
 //! load what would fail on every line; this is that check, with cel-go's rules and words. Like cel-go it does not
 //! ask that the whole expression be a bool: one of another type is accepted and never yields `true`.
 
-use std::fmt;
-
 use cel::common::ast::{
     CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo,
 };
 
 use super::error::{Issue, position};
 use super::parse::Parsed;
-use super::stdlib::{NAMES, Overload, overloads, type_named};
+use super::problem::{Problem, Role};
+use super::stdlib::{Overload, overloads, type_named};
 use super::types::{Bindings, Type};
 
 /// The one variable that an expression is given.
@@ -25,10 +24,18 @@ pub(super) enum Variable {
 }
 
 impl Variable {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Value => "value",
             Self::Output => "output",
+        }
+    }
+
+    /// The keys of the variable that expressions are meant to use.
+    pub(super) fn parts(self) -> &'static [&'static str] {
+        match self {
+            Self::Value => &[],
+            Self::Output => &["data", "json", "stream"],
         }
     }
 
@@ -40,7 +47,7 @@ impl Variable {
     }
 
     /// What the variable is, for hints.
-    fn about(self) -> &'static str {
+    pub(super) fn about(self) -> &'static str {
         match self {
             Self::Value => "`value`, the parameter as a string",
             Self::Output => "`output`, a map with output.stream, output.data and output.json",
@@ -468,211 +475,6 @@ fn is_negative(node: &IdedExpr) -> bool {
     }
 }
 
-/// What an undeclared name was used as.
-#[derive(Clone, Copy)]
-enum Role {
-    Variable,
-    Function,
-    Message,
-}
-
-/// Something wrong with an expression; displays in cel-go's words.
-enum Problem<'a> {
-    Undeclared {
-        name: &'a str,
-        role: Role,
-    },
-    NoOverload {
-        function: &'a str,
-        types: &'a [Type],
-        method: bool,
-    },
-    Mismatch {
-        wanted: &'a Type,
-        found: &'a Type,
-    },
-    NoFields {
-        of: &'a Type,
-    },
-    NotIterable {
-        of: &'a Type,
-    },
-    NoKey {
-        of: &'a Type,
-    },
-    TypeVariable {
-        name: &'a str,
-    },
-    /// Of a well-known protobuf type, which cel-go would construct.
-    Message {
-        name: &'a str,
-    },
-    TypeTooLarge,
-}
-
-impl fmt::Display for Problem<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Undeclared { name, .. } => {
-                write!(f, "undeclared reference to '{name}' (in container '')")
-            }
-            Self::NoOverload {
-                function,
-                types,
-                method,
-            } => {
-                write!(
-                    f,
-                    "found no matching overload for '{function}' applied to '"
-                )?;
-                let mut types = types.iter().map(ToString::to_string).peekable();
-                if let Some(receiver) = types.next_if(|_| *method) {
-                    write!(f, "{receiver}.")?;
-                }
-                write!(f, "({})'", types.collect::<Vec<_>>().join(", "))
-            }
-            Self::Mismatch { wanted, found } => {
-                write!(f, "expected type '{wanted}' but found '{found}'")
-            }
-            Self::NoFields { of } => write!(f, "type '{of}' does not support field selection"),
-            Self::NotIterable { of } => {
-                write!(
-                    f,
-                    "expression of type '{of}' cannot be range of a comprehension (must be list, map, or dynamic)"
-                )
-            }
-            Self::NoKey { of } => write!(f, "invalid qualifier type: {of}"),
-            Self::TypeVariable { name } => write!(f, "reference to undefined type: {name}"),
-            Self::Message { name } => {
-                write!(f, "protobuf message '{name}' cannot be constructed here")
-            }
-            Self::TypeTooLarge => f.write_str("the type of this map is too large to check"),
-        }
-    }
-}
-
-impl Problem<'_> {
-    /// What to write instead.
-    fn hint(&self, variable: Variable) -> String {
-        match self {
-            Self::Undeclared { name, role } => undeclared_hint(name, *role, variable),
-            Self::NoOverload { function, types, method } => overload_hint(function, types, *method),
-            Self::Mismatch { .. } => "&& and || join conditions; make each side one with ==, <, in or a test".to_owned(),
-            Self::NoFields { .. } => format!("only maps have fields; the variable here is {}", variable.about()),
-            Self::NotIterable { .. } => {
-                "macros run over lists and maps; test a string with contains(), startsWith() or matches()".to_owned()
-            }
-            Self::NoKey { .. } => "the keys of a map are strings, integers or bools".to_owned(),
-            Self::TypeVariable { .. } => "compare types one by one: type(x) == int || type(x) == string".to_owned(),
-            Self::Message { .. } => {
-                "use plain values, timestamp('2030-01-31T00:00:00Z') or duration('90s')".to_owned()
-            }
-            Self::TypeTooLarge => "build fewer maps of maps".to_owned(),
-        }
-    }
-}
-
-fn undeclared_hint(name: &str, role: Role, variable: Variable) -> String {
-    match (role, variable) {
-        (Role::Message, _) => "use plain values; protobuf messages are not available".to_owned(),
-        (Role::Variable, _) if name.eq_ignore_ascii_case(variable.name()) => format!("write `{}`", variable.name()),
-        (Role::Variable, Variable::Output) if ["data", "json", "stream"].contains(&name) => {
-            format!("write `output.{name}`")
-        }
-        (Role::Variable, _) => format!("the variable here is {}; text stands in quotes: '{name}'", variable.about()),
-        (Role::Function, _) => match closest(name) {
-            Some(known) => format!("did you mean `{known}`?"),
-            None => "only the standard functions and macros of CEL are available, no extensions; for text these are \
-                     contains, startsWith, endsWith, matches and size"
-                .to_owned(),
-        },
-    }
-}
-
-/// The known function or macro that `name` is probably a slip for.
-fn closest(name: &str) -> Option<&'static str> {
-    let (known, distance) = NAMES
-        .iter()
-        .map(|known| (*known, distance(name, known)))
-        .min_by_key(|(_, d)| *d)?;
-    (distance <= known.len() / 4 + 1 && distance < name.chars().count()).then_some(known)
-}
-
-/// How many characters to insert, delete or replace (case does not count) to make `b` out of `a`.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().take(64).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(!ca.eq_ignore_ascii_case(cb));
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-fn overload_hint(function: &str, types: &[Type], method: bool) -> String {
-    let is_number = |t: &Type| matches!(t, Type::Int | Type::Uint | Type::Double);
-    if let Some(known) = signatures(function) {
-        format!("use it as {known}")
-    } else if function == "_[_]" {
-        "only lists and maps are indexed; take strings apart with matches()".to_owned()
-    } else if function == "@in" {
-        "`in` looks into lists and maps; look into a string with contains()".to_owned()
-    } else if function == "_?_:_" {
-        "a conditional needs a bool before the `?`, and values of one type on both sides of the `:`"
-            .to_owned()
-    } else if types.contains(&Type::Null) {
-        "this is never null; compare a string with '' and test a key with has()".to_owned()
-    } else if types.contains(&Type::String) && types.iter().any(is_number) && !method {
-        "convert one side: int(x), double(x) or string(x)".to_owned()
-    } else if types.len() == 2 && types.iter().all(is_number) {
-        "numbers of different types do not mix: write 1.0 for a double and 1u for a uint, or convert with double(x)"
-            .to_owned()
-    } else {
-        "the operator is not defined on these types; convert with int(x), double(x), string(x) or timestamp(x)"
-            .to_owned()
-    }
-}
-
-/// How a function that is called by name can be called: `contains(string)` on a `string`.
-fn signatures(function: &str) -> Option<String> {
-    if !function.starts_with(|c: char| c.is_ascii_alphabetic()) {
-        return None;
-    }
-    let shown: Vec<String> = overloads(function)?
-        .iter()
-        .map(|overload| {
-            let (arguments, _) = overload.instantiate(&mut Bindings::default());
-            let mut names = arguments.iter().map(|t| notation(t));
-            let receiver = if overload.method {
-                names.next().map(|name| name + ".")
-            } else {
-                None
-            };
-            format!(
-                "{}{function}({})",
-                receiver.unwrap_or_default(),
-                names.collect::<Vec<_>>().join(", ")
-            )
-        })
-        .collect();
-    Some(shown.join(" or "))
-}
-
-/// A type in a signature, without its parameters.
-fn notation(t: &Type) -> String {
-    match t {
-        Type::List(_) => "list".to_owned(),
-        Type::Map(_) => "map".to_owned(),
-        Type::Param(_) => "any".to_owned(),
-        _ => t.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::parse::parse;
@@ -717,7 +519,7 @@ mod tests {
             ("[].map(x, x + 1)", "list(int)"),
             ("true ? [] : [1]", "list(int)"),
             ("true ? dyn(1) : 'a'", "dyn"),
-            ("true ? null : duration('1s')", "duration"),
+            ("true ? null : duration('1s')", "null"),
             ("dyn(1) + 1", "int"),
             ("dyn(1) + dyn(2)", "dyn"),
             ("type(1)", "type(int)"),
@@ -771,9 +573,8 @@ mod tests {
 
     #[test]
     fn doubling_types_end_in_an_error_and_not_in_a_hang() {
-        let steps: String = (0..60)
-            .map(|n| format!(".map(x{n}, {{x{n}: x{n}}})"))
-            .collect();
+        let step = |n: usize| format!(".map(x{n}, {{x{n}: x{n}}})");
+        let steps = (0..60).map(step).collect::<Vec<_>>().concat();
         let issues = checked(&format!("[1]{steps}"), Variable::Value).unwrap_err();
         assert_eq!(
             issues[0].message,
@@ -795,7 +596,7 @@ mod tests {
             ("value[0]", "only lists and maps are indexed"),
             ("'a' in value", "contains()"),
             ("value != null", "never null"),
-            ("value ? 1 : 2", "a bool before the `?`"),
+            ("value ? 1 : 2", "write a bool before the `?`"),
             ("value && true", "make each side one"),
             ("value.x", "`value`, the parameter"),
             ("has(value.x)", "only maps have fields"),

@@ -118,7 +118,7 @@ pub(super) fn position(text: &str, offset: usize) -> (usize, usize) {
         .iter()
         .rposition(|byte| *byte == b'\n')
         .map_or(0, |at| at + 1);
-    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let line = before.split(|byte| *byte == b'\n').count();
     // every byte but the continuation bytes of UTF-8 begins a character
     let column = before[line_start..]
         .iter()

@@ -222,30 +222,3 @@ fn go_text(error: &ExecutionError) -> String {
         other => other.to_string(),
     }
 }
-impl Program {
-    pub(super) fn probe_raw(&self, env: &str, input: &str) -> Result<Value, String> {
-        let p;
-        let o;
-        let v: &dyn VariableResolver = if env == "v" {
-            p = Parameter {
-                value: input.into(),
-                patterns: &self.patterns,
-            };
-            &p
-        } else {
-            o = Output {
-                stream: "stdout".into(),
-                data: input.into(),
-                json: OnceLock::new(),
-                line: input,
-                patterns: &self.patterns,
-            };
-            &o
-        };
-        self.run(v, |r| match r {
-            Ok(v) => Value::try_from(v).map_err(|e| e.to_string()),
-            Err(e) => Err(go_text(e)),
-        })
-        .unwrap()
-    }
-}

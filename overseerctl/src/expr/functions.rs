@@ -4,6 +4,11 @@
 //! [`lower`](super::lower) makes the calls. A function takes over only the cases that differ and leaves the rest to
 //! the crate's.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the evaluator hands over its arguments, whether they are kept or not"
+)]
+
 use std::sync::{Arc, LazyLock};
 
 use cel::common::types::{
@@ -13,9 +18,11 @@ use cel::common::types::{
 use cel::common::value::{CowVal, Val};
 use cel::{Env, ExecutionError};
 
+use super::calendar::{Field, format_duration};
 use super::numbers;
 use super::pattern::Pattern;
-use super::time::{self, Field};
+use crate::duration::GoDuration;
+use crate::time::Timestamp;
 
 /// What a function of the evaluator is given and gives back.
 type Arguments<'b, 'v> = Vec<CowVal<'b, 'v>>;
@@ -145,7 +152,7 @@ fn to_string<'b, 'v>(arguments: Arguments<'b, 'v>) -> Outcome<'b, 'v> {
     let text = if let Some(number) = value.downcast_ref::<CelDouble>() {
         numbers::format_double(**number)
     } else if let Some(duration) = value.downcast_ref::<CelDuration>() {
-        time::format_duration(nanoseconds(duration))
+        format_duration(nanoseconds(duration))
     } else if let Some(timestamp) = value.downcast_ref::<CelTimestamp>() {
         format_timestamp(timestamp)
     } else {
@@ -158,9 +165,12 @@ fn to_string<'b, 'v>(arguments: Arguments<'b, 'v>) -> Outcome<'b, 'v> {
 fn to_duration<'b, 'v>(arguments: Arguments<'b, 'v>) -> Outcome<'b, 'v> {
     match arguments[0].downcast_ref::<CelString>() {
         Some(text) => {
-            let duration =
-                time::parse_duration(text).map(|n| CelDuration::from(Delta::nanoseconds(n)));
-            converted(duration, DURATION)
+            let duration = text
+                .parse()
+                .ok()
+                .map(GoDuration::as_nanos)
+                .map(Delta::nanoseconds);
+            converted(duration.map(CelDuration::from), DURATION)
         }
         None if arguments[0].downcast_ref::<CelInt>().is_some() => {
             Err(not_converted("int", DURATION))
@@ -172,7 +182,7 @@ fn to_duration<'b, 'v>(arguments: Arguments<'b, 'v>) -> Outcome<'b, 'v> {
 fn to_timestamp<'b, 'v>(arguments: Arguments<'b, 'v>) -> Outcome<'b, 'v> {
     let text = arguments[0]
         .downcast_ref::<CelString>()
-        .map(|text| time::normalize_timestamp(text));
+        .map(|text| normal_timestamp(text));
     let result = match text {
         Some(Some(normal)) => standard("timestamp", vec![CowVal::owned(CelString::from(normal))]),
         Some(None) => return converted(None::<CelTimestamp>, TIMESTAMP),
@@ -193,20 +203,29 @@ fn nanoseconds(duration: &CelDuration) -> i64 {
     duration.num_nanoseconds().unwrap_or_default()
 }
 
-/// RFC 3339 in the timestamp's own zone, with the decimals that it needs.
+/// A text that Go reads as a timestamp, in the form that everybody reads.
+fn normal_timestamp(text: &str) -> Option<String> {
+    let at: Timestamp = text.parse().ok()?;
+    // the instant has no zone, the text ends in one
+    let offset = match *text.as_bytes() {
+        [.., sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] => {
+            let [h1, h2, m1, m2] = [h1, h2, m1, m2].map(|digit| i32::from(digit - b'0'));
+            let seconds = (h1 * 10 + h2) * 3_600 + (m1 * 10 + m2) * 60;
+            if sign == b'-' { -seconds } else { seconds }
+        }
+        _ => 0,
+    };
+    Some(at.at_offset(offset).as_str().to_owned())
+}
+
+/// RFC 3339 in the timestamp's own zone.
 fn format_timestamp(timestamp: &CelTimestamp) -> String {
     let at = timestamp.inner();
-    let mut text = at.format("%Y-%m-%dT%H:%M:%S").to_string();
-    let nanoseconds = at.timestamp_subsec_nanos();
-    if nanoseconds > 0 {
-        text.push('.');
-        text.push_str(format!("{nanoseconds:09}").trim_end_matches('0'));
-    }
-    match at.offset().local_minus_utc() {
-        0 => text.push('Z'),
-        _ => text.push_str(&at.format("%:z").to_string()),
-    }
-    text
+    let instant = Timestamp::from_unix(at.timestamp(), at.timestamp_subsec_nanos());
+    instant
+        .at_offset(at.offset().local_minus_utc())
+        .as_str()
+        .to_owned()
 }
 
 fn matches<'b, 'v>(arguments: Arguments<'b, 'v>) -> Outcome<'b, 'v> {
@@ -241,7 +260,10 @@ fn truth<'b, 'v>(value: bool) -> CowVal<'b, 'v> {
 fn has<'b, 'v>(arguments: Arguments<'b, 'v>) -> Outcome<'b, 'v> {
     let (value, field) = (&arguments[0], &arguments[1]);
     if value.downcast_ref::<CelList>().is_some() {
-        return Err(no_overload("_._", &arguments));
+        return Err(ExecutionError::function_error(
+            "has",
+            "unsupported index type 'string' in list",
+        ));
     }
     let map = value.downcast_ref::<CelMap>();
     let found = map
@@ -281,60 +303,67 @@ fn get<'b, 'v>(arguments: Arguments<'b, 'v>) -> Outcome<'b, 'v> {
     let name = arguments[0]
         .downcast_ref::<CelString>()
         .map_or("", CelString::inner);
-    let timestamp = arguments[1].downcast_ref::<CelTimestamp>();
+    let timestamp = arguments[1]
+        .downcast_ref::<CelTimestamp>()
+        .map(CelTimestamp::inner);
     let duration = arguments[1].downcast_ref::<CelDuration>();
     let zone = arguments
         .get(2)
         .map(|zone| zone.downcast_ref::<CelString>());
-    let result = match (timestamp, duration, zone) {
-        (Some(timestamp), _, None) => field_of(timestamp, name, "UTC"),
-        (Some(timestamp), _, Some(Some(zone))) => field_of(timestamp, name, zone),
-        (_, Some(duration), None) => whole_units(duration, name),
+    let part = match (Field::of_method(name), timestamp, duration, zone) {
+        (Some(field), Some(at), _, None) => {
+            Some(field.at(at.timestamp(), at.timestamp_subsec_nanos(), "UTC"))
+        }
+        (Some(field), Some(at), _, Some(Some(zone))) => {
+            Some(field.at(at.timestamp(), at.timestamp_subsec_nanos(), zone))
+        }
+        (Some(field), _, Some(duration), None) => field.units_in(nanoseconds(duration)).map(Ok),
         _ => None,
     };
-    result
-        .unwrap_or_else(|| Err(no_overload(name, &arguments[1..])))
-        .map(|n| CowVal::owned(CelInt::from(n)))
+    match part {
+        Some(Ok(part)) => Ok(CowVal::owned(CelInt::from(part))),
+        Some(Err(problem)) => Err(ExecutionError::function_error(name, problem)),
+        None => Err(no_overload(name, &arguments[1..])),
+    }
 }
 
-fn field_of(
-    timestamp: &CelTimestamp,
-    name: &str,
-    zone: &str,
-) -> Option<Result<i64, ExecutionError>> {
-    let field = match name {
-        "getFullYear" => Field::FullYear,
-        "getMonth" => Field::Month,
-        "getDayOfYear" => Field::DayOfYear,
-        "getDayOfMonth" => Field::DayOfMonth,
-        "getDate" => Field::Date,
-        "getDayOfWeek" => Field::DayOfWeek,
-        "getHours" => Field::Hours,
-        "getMinutes" => Field::Minutes,
-        "getSeconds" => Field::Seconds,
-        "getMilliseconds" => Field::Milliseconds,
-        _ => return None,
-    };
-    let (seconds, nanoseconds) = (
-        timestamp.inner().timestamp(),
-        timestamp.inner().timestamp_subsec_nanos(),
-    );
-    let offset = time::zone_offset(zone, seconds)
-        .map_err(|error| ExecutionError::function_error(name, error));
-    Some(offset.map(|offset| time::field(field, seconds + offset, nanoseconds)))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "Go truncates the same quotient"
-)]
-fn whole_units(duration: &CelDuration, name: &str) -> Option<Result<i64, ExecutionError>> {
-    let unit = match name {
-        "getHours" => 3_600_000_000_000,
-        "getMinutes" => 60_000_000_000,
-        "getSeconds" => 1_000_000_000,
-        "getMilliseconds" => return Some(Ok(nanoseconds(duration) / 1_000_000)),
-        _ => return None,
-    };
-    Some(Ok(time::in_units(nanoseconds(duration), unit) as i64))
+    #[test]
+    fn every_function_is_in_the_environment() {
+        for (name, arity, _) in REPLACEMENTS {
+            let arguments: Vec<CowVal<'_, '_>> = (0..arity).map(|_| truth(true)).collect();
+            assert!(
+                ENVIRONMENT.find_overload(name, &arguments).is_some(),
+                "{name}"
+            );
+            assert_eq!(replacement(&name[1..]), Some(name));
+        }
+        assert_eq!(replacement("size"), None);
+        assert_eq!(replacement(""), None);
+    }
+
+    #[test]
+    fn optional_values_are_not_in_the_environment() {
+        assert!(
+            ENVIRONMENT
+                .find_overload("optional.of", &[truth(true)])
+                .is_none()
+        );
+        assert!(ENVIRONMENT.types().find_type("optional_type").is_none());
+    }
+
+    #[test]
+    fn timestamps_keep_their_zone() {
+        for (text, normal) in [
+            ("2024-02-29T1:34:56,50Z", "2024-02-29T01:34:56.5Z"),
+            ("2024-02-29T12:34:56-08:30", "2024-02-29T12:34:56-08:30"),
+            ("2024-02-29T12:34:56+00:60", "2024-02-29T12:34:56+01:00"),
+        ] {
+            assert_eq!(normal_timestamp(text).as_deref(), Some(normal), "{text}");
+        }
+        assert_eq!(normal_timestamp("2024-02-29T12:34:56z"), None);
+    }
 }

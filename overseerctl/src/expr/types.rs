@@ -25,11 +25,11 @@ pub(super) enum Type {
     Duration,
     Timestamp,
     /// A type as a value: `int`, `type(1)`.
-    Meta(Rc<Type>),
+    Meta(Rc<Self>),
     /// What `type` itself is a type of.
     AnyMeta,
-    List(Rc<Type>),
-    Map(Rc<(Type, Type)>),
+    List(Rc<Self>),
+    Map(Rc<(Self, Self)>),
     /// A type parameter, bound by [`Bindings`].
     Param(u32),
 }
@@ -49,11 +49,6 @@ impl Type {
 
     pub(super) fn meta(of: Self) -> Self {
         Self::Meta(Rc::new(of))
-    }
-
-    /// Whether a value of this type may be anything, by ignorance or by an earlier error.
-    pub(super) fn is_dyn_or_error(&self) -> bool {
-        matches!(self, Self::Dyn | Self::Error)
     }
 
     /// Whether the type has more nodes than a type is allowed.
@@ -81,13 +76,12 @@ impl Type {
     /// Whether `self` says no more than `other`, for two types that unify.
     fn is_as_general_as(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Dyn | Self::Param(_), _) => true,
+            (Self::Dyn | Self::Param(_), _) | (Self::Meta(_), Self::Meta(_)) => true,
             (_, Self::Dyn | Self::Param(_)) => false,
             (Self::List(a), Self::List(b)) => a.is_as_general_as(b),
             (Self::Map(a), Self::Map(b)) => {
                 a.0.is_as_general_as(&b.0) && a.1.is_as_general_as(&b.1)
             }
-            (Self::Meta(_), Self::Meta(_)) => true,
             _ => self == other,
         }
     }
@@ -209,10 +203,11 @@ impl Bindings {
             return matches!(self.substitute(to, *param), Substitution::Fits);
         }
         match (from, to) {
-            (Type::Dyn | Type::Error, _) | (_, Type::Dyn | Type::Error) => true,
+            // any type as a value can stand for any other: `type(x) == int`
+            (Type::Dyn | Type::Error, _)
+            | (_, Type::Dyn | Type::Error)
+            | (Type::Meta(_), Type::Meta(_)) => true,
             (Type::Null, other) | (other, Type::Null) => other.is_nullable(),
-            // any type value can stand for any other: `type(x) == int`
-            (Type::Meta(_), Type::Meta(_)) => true,
             (Type::List(a), Type::List(b)) => self.unify(a, b),
             (Type::Map(a), Type::Map(b)) => self.unify(&a.0, &b.0) && self.unify(&a.1, &b.1),
             _ => from == to,

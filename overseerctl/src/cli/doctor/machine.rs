@@ -64,10 +64,7 @@ fn cgroups() -> Finding {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let root = Path::new("/sys/fs/cgroup");
     let (version, directory) = if root.join("cgroup.controllers").exists() {
-        (
-            2,
-            below(root, path_of(&own, |controllers| controllers.is_empty())),
-        )
+        (2, below(root, path_of(&own, str::is_empty)))
     } else if root.join("memory").exists() {
         let is_memory = |controllers: &str| controllers.split(',').any(|name| name == "memory");
         (1, below(&root.join("memory"), path_of(&own, is_memory)))

@@ -39,7 +39,7 @@ impl<'a> Screen<'a> {
     }
 
     /// Columns and rows.
-    pub(super) fn size(&self) -> io::Result<(usize, usize)> {
+    pub(super) fn size() -> io::Result<(usize, usize)> {
         terminal::size().map(|(columns, rows)| (columns.into(), rows.into()))
     }
 

@@ -329,11 +329,10 @@ impl View {
                 .min(40)
         });
         let line = |cells: &[String; 7]| -> String {
-            cells
-                .iter()
-                .zip(widths)
-                .map(|(cell, width)| format!("{cell:<width$.width$}  "))
-                .collect()
+            let cells = cells.iter().zip(widths);
+            cells.fold(String::new(), |text, (cell, width)| {
+                format!("{text}{cell:<width$.width$}  ")
+            })
         };
         let mut rows = vec![Row {
             text: line(&COLUMNS.map(str::to_owned)),
@@ -432,7 +431,8 @@ mod tests {
         view.set_tasks(vec![task("x", "queued")]);
         assert_eq!(view.selected(), Some("x"));
         view.set_tasks(Vec::new());
-        assert_eq!((view.selected(), press(&mut view, "s")), (None, None));
+        assert_eq!(view.selected(), None);
+        assert_eq!(press(&mut view, "s"), None);
     }
 
     #[test]
