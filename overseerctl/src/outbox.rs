@@ -283,6 +283,11 @@ impl Outbox {
         }
     }
 
+    /// Whether something waits to be taken by the kernel.
+    pub fn has_backlog(&self) -> bool {
+        self.lock().bytes > 0
+    }
+
     /// For the writer: the kernel took `bytes` bytes.
     pub fn progressed(&self, bytes: usize) {
         let mut queue = self.lock();

@@ -79,7 +79,6 @@ fn fuzz(report: &mut Report, tool: &str) {
         return report.skip(&name, "needs a C++ compiler (package g++)");
     }
     report.step(&name, || {
-        fs::create_dir_all(root().join("target/fuzz-artifacts"))?;
         for target in fs::read_dir(directory.join("fuzz_targets"))? {
             let path = target?.path();
             let target = path
@@ -87,22 +86,35 @@ fn fuzz(report: &mut Report, tool: &str) {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
-            step::run_there(&mut fuzz_command(&directory, &target))?;
+            step::run_there(&mut fuzz_command(tool, &directory, &target)?)?;
         }
         Ok(())
     });
 }
 
-fn fuzz_command(directory: &Path, target: &str) -> Command {
-    let artifacts = root().join("target/fuzz-artifacts/");
+fn fuzz_command(tool: &str, directory: &Path, target: &str) -> Result<Command> {
+    // libFuzzer writes what it learns into the first folder it is given, and only reads the others.
+    let learned = root().join("target/fuzz").join(tool).join(target);
+    fs::create_dir_all(&learned)?;
     let mut command = Command::new(env!("CARGO"));
     // The folder's own cargo configuration holds the flags that libFuzzer needs.
     command
         .current_dir(directory)
-        .args(["run", "--release", "--quiet", "--locked", "--bin", target, "--", "-rss_limit_mb=2048"])
+        .args([
+            "run",
+            "--release",
+            "--quiet",
+            "--locked",
+            "--bin",
+            target,
+            "--",
+            "-rss_limit_mb=2048",
+        ])
         .arg(format!("-max_total_time={FUZZ_SECONDS}"))
         .arg(format!("-dict={target}.dict"))
-        .arg(format!("-artifact_prefix={}/", artifacts.display()))
-        .arg(format!("seeds/{target}"));
-    command
+        .arg(format!("-artifact_prefix={}/crash-", learned.display()))
+        .arg(&learned)
+        .arg(format!("seeds/{target}"))
+        .env_remove("RUSTFLAGS");
+    Ok(command)
 }

@@ -148,6 +148,9 @@ impl Life {
     /// The process that was started is a zombie now; others of its group may live and hold the output open.
     fn leader_has_ended(&mut self, drained: bool) {
         self.leader_ended = true;
+        if self.killed {
+            self.hunt();
+        }
         let stopping = self.level != StopLevel::Run;
         match self.conduct.orphans {
             Orphans::Kill if !drained => self.kill(),
@@ -179,9 +182,14 @@ impl Life {
             cgroup.kill();
         }
         if self.leader_ended {
-            escape::kill_carriers(&self.conduct.cookie);
+            self.hunt();
         }
         self.deadline = Some(Instant::now() + self.conduct.drain_timeout);
+    }
+
+    /// Kills whoever left the group; what they hold of the output ends with them.
+    fn hunt(&self) {
+        tokio::spawn(escape::hunt(self.conduct.cookie.clone()));
     }
 
     fn signal(&self, signal: i32) {
@@ -196,9 +204,7 @@ impl Life {
         if self.level != StopLevel::Run || self.conduct.orphans == Orphans::Kill {
             // Survivors that hold no output. The zombie still pins the group's id.
             self.signal(Signal::KILL.as_raw());
-            if self.killed {
-                escape::kill_carriers(&self.conduct.cookie);
-            }
+            escape::hunt(self.conduct.cookie.clone()).await;
         }
         let mut exit = status(
             self.pidfd.as_ref(),

@@ -114,6 +114,10 @@ where
             }
             () = outbox.given_up() => return None,
             () = probe => {
+                if outbox.has_backlog() {
+                    // It is busy reading; whether it still does is the writer's to see.
+                    heard = Instant::now();
+                }
                 if !heartbeat.timeout.is_zero() && heard.elapsed() >= heartbeat.timeout {
                     tracing::info!(client = outbox.id(), "connection is dead: no answer to pings");
                     return Some(frame::close(1001, "ping timeout"));

@@ -372,6 +372,25 @@ fn a_grandchild_in_a_session_of_its_own_does_not_survive_a_stop() {
 }
 
 #[test]
+fn a_daemon_that_a_task_left_behind_does_not_survive_a_stop() {
+    let hub = Hub::usual();
+    let mut client = hub.client();
+    client.start(
+        "sh",
+        "t",
+        "setsid sleep 3600 < /dev/null > /dev/null 2>&1 & echo $!; wait",
+    );
+    let left: u32 = client.event("output", "t")["data"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    client.ask("stop", &json!({"task_id": "t"}));
+    client.event("exited", "t");
+    testing::eventually(testing::patience(), || (!is_alive(left)).then_some(()));
+}
+
+#[test]
 fn output_of_a_grandchild_is_waited_for_unless_configured_otherwise() {
     let action = |orphans: &str| {
         format!(
