@@ -163,7 +163,7 @@ impl Daemon {
             match self.hub.start(start, None).await {
                 Ok(()) => tracing::info!(task = %task_id, "taken up from the last daemon's queue"),
                 Err(refusal) => {
-                    tracing::warn!(task = %task_id, %refusal, "not taken up from the last daemon's queue")
+                    tracing::warn!(task = %task_id, %refusal, "not taken up from the last daemon's queue");
                 }
             }
         }
@@ -252,7 +252,7 @@ impl Daemon {
             load().and_then(|loaded| Ok((build_actions(&loaded.config, registry)?, loaded)));
         match reloaded {
             Err(failure) => {
-                tracing::error!(error = %failure, "reload failed; the old configuration stays")
+                tracing::error!(error = %failure, "reload failed; the old configuration stays");
             }
             Ok((actions, loaded)) => {
                 warn_all(&loaded.warnings);

@@ -3,6 +3,12 @@
 //!
 //! Run by `cargo xtask e2e overseerctl`, which builds the binary and names it in `OVERSEERCTL_BIN`.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "in tests a panic is the failure, and a skip is said"
+)]
+
 #[path = "it/hub.rs"]
 #[expect(
     dead_code,
@@ -232,11 +238,11 @@ impl Browser {
             page,
             next: 1,
         };
-        browser.call("Page.navigate", json!({"url": url}));
+        browser.call("Page.navigate", &json!({"url": url}));
         browser
     }
 
-    fn call(&mut self, method: &str, params: Value) -> Value {
+    fn call(&mut self, method: &str, params: &Value) -> Value {
         let id = self.next;
         self.next += 1;
         let request = json!({"id": id, "method": method, "params": params});
@@ -255,7 +261,7 @@ impl Browser {
     fn evaluate(&mut self, expression: &str) -> Value {
         let result = self.call(
             "Runtime.evaluate",
-            json!({"expression": expression, "returnByValue": true}),
+            &json!({"expression": expression, "returnByValue": true}),
         );
         result["result"]["value"].clone()
     }

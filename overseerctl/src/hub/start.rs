@@ -533,7 +533,7 @@ impl Hub {
                 state.forget_topic(&launch.task_id);
             }
             Occasion::Restart { .. } | Occasion::Reset { .. } => {
-                self.gave_up(&mut state, &launch.task_id, error)
+                self.gave_up(&mut state, &launch.task_id, error);
             }
         }
         drop(state);

@@ -37,8 +37,10 @@ pub async fn hunt(cookie: OsString) {
                 std::mem::take(&mut *WANTED.lock().unwrap_or_else(PoisonError::into_inner));
             let (cookies, waiting): (Vec<OsString>, Vec<_>) = wanted.into_iter().unzip();
             kill_carriers(&cookies);
-            // Whoever no longer waits has been ended himself.
-            waiting.into_iter().for_each(|done| drop(done.send(())));
+            for done in waiting {
+                // Whoever no longer waits has been ended himself.
+                let _ = done.send(());
+            }
         });
     }
     // An error means that the runtime ends, and with it everything.

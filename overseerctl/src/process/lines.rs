@@ -165,7 +165,7 @@ mod tests {
                 lines
                     .iter()
                     .map(|line| (line.data.to_vec(), line.truncated)),
-            )
+            );
         };
         for chunk in chunks {
             splitter.feed(chunk, &mut take);

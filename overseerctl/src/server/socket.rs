@@ -94,9 +94,9 @@ where
     loop {
         let probe = async {
             if heartbeat.interval.is_zero() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             } else {
-                tokio::time::sleep(heartbeat.interval).await
+                tokio::time::sleep(heartbeat.interval).await;
             }
         };
         tokio::select! {
