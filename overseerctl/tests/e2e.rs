@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 
 const LOAD: &str = r#"
 task_pool: {limit: 50, queue: {enabled: true}}
-slow_client: {queue: 64KiB, queue_max: 1MiB, grace: 200ms, timeout: 1s}
+slow_client: {queue: 64KiB, queue_max: 1MiB, grace: 3s, timeout: 20s}
 actions:
   sh: {type: exec, config: {entrypoint: sh, command: ["-c", "[[.s]]"], parameters: {s: null}}}
 "#;
@@ -274,16 +274,29 @@ impl Browser {
     }
 }
 
+/// The body of a GET; the browser keeps the connection open, so its length decides.
 fn http_get(address: &str, path: &str) -> String {
-    use std::io::{Read, Write};
+    use std::io::{BufRead, BufReader, Read, Write};
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = BufReader::new(stream);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        answer.read_line(&mut line).unwrap();
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    answer.read_exact(&mut body).unwrap();
+    String::from_utf8(body).unwrap()
 }
 
 /// The client's algorithms on the unchanged wire, where a sticky-overseer is at hand.
