@@ -1,6 +1,6 @@
 //! The hub: owns every task, the pool and the subscriptions, and performs what the pure values decide.
 //!
-//! One mutex guards [`State`]. Every lifecycle transition happens under it and only *enqueues* messages (an outbox never
+//! One mutex guards `State`. Every lifecycle transition happens under it and only *enqueues* messages (an outbox never
 //! blocks), so the order in which clients see events is the order in which they were decided. Nothing is spawned,
 //! waited for or written under it. Output does not come here at all: it goes through the task's [`Topic`].
 //!

@@ -85,7 +85,7 @@ pub struct Rlimit {
     pub hard: u64,
 }
 
-/// A process that runs. Whoever drops it without [`supervise`] leaves a zombie.
+/// A process that runs. Whoever drops it without [`supervise()`] leaves a zombie.
 #[derive(Debug)]
 pub struct Process {
     /// Its pid, which is also its process group's id.

@@ -40,18 +40,18 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         ])
     });
     report.step("unit and integration tests", || {
-        cargo(&["test", "--locked", "--workspace"])
+        cargo(&[
+            "test",
+            "--locked",
+            "--workspace",
+            "--features",
+            "runyard-common/testing",
+        ])
     });
     report.step("documentation", || {
         step::run(
             Command::new(env!("CARGO"))
-                .args([
-                    "doc",
-                    "--locked",
-                    "--workspace",
-                    "--no-deps",
-                    "--document-private-items",
-                ])
+                .args(["doc", "--locked", "--workspace", "--no-deps"])
                 .env("RUSTDOCFLAGS", "-D warnings"),
         )
     });

@@ -24,7 +24,7 @@ use crate::{
     utf8,
 };
 
-/// Makes [`Exec`] drivers.
+/// Makes `exec` drivers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExecFactory;
 
