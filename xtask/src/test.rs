@@ -109,6 +109,8 @@ fn fuzz_command(tool: &str, directory: &Path, target: &str) -> Result<Command> {
             target,
             "--",
             "-rss_limit_mb=2048",
+            "-verbosity=0",
+            "-print_final_stats=1",
         ])
         .arg(format!("-max_total_time={FUZZ_SECONDS}"))
         .arg(format!("-dict={target}.dict"))
