@@ -34,7 +34,7 @@ const RUNS: usize = 30;
 const BATCH_LIMIT: Duration = Duration::from_secs(20);
 
 /// What our command-line tool reads the daemon's address from.
-const URL_VARIABLE: &str = "OVERSEERCTL_URL";
+const URL_VARIABLE: &str = "OVERSEER_URL";
 
 /// Start of the daemon.
 pub(super) fn ready() -> Case<Lab> {
