@@ -82,7 +82,7 @@ where
         tokio::select! {
             biased;
             level = stop.raised(life.level) => life.stop(level),
-            () = ended(life.pidfd.as_ref()), if !life.leader_ended => life.leader_has_ended(drained),
+            () = ended(life.pidfd.as_ref(), life.pid), if !life.leader_ended => life.leader_has_ended(drained),
             _ = &mut output, if !drained => drained = true,
             () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => life.time_is_up(),
         }
@@ -225,16 +225,19 @@ impl Life {
 }
 
 /// Resolves when the process has ended; leaves the zombie.
-async fn ended(pidfd: Option<&AsyncFd<OwnedFd>>) {
+async fn ended(pidfd: Option<&AsyncFd<OwnedFd>>, pid: Pid) {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     let Some(pidfd) = pidfd else {
         // The runtime could not watch the descriptor (out of memory or of epoll watches): fall back to looking.
-        return tokio::time::sleep(Duration::from_millis(20)).await;
+        while matches!(waitid(WaitId::Pid(pid), options), Ok(None)) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        return;
     };
     loop {
         let Ok(mut guard) = pidfd.readable().await else {
             return;
         };
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         match waitid(WaitId::PidFd(pidfd.as_fd()), options) {
             Ok(None) => guard.clear_ready(),
             Ok(Some(_)) | Err(_) => return,
