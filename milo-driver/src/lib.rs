@@ -39,3 +39,7 @@
 //! - Nothing acts on a bare pid: always pid and start time, or a pidfd.
 //! - The launches in which an agent only looks at the plugin change nothing on the machine.
 //! - What may hold secrets (`task.json`, `config.json`, the environment) is readable by its owner only.
+
+pub mod shim;
+pub mod state;
+pub mod task;

@@ -1,0 +1,3 @@
+//! The one process that owns a container.
+
+pub mod protocol;
