@@ -268,6 +268,8 @@ where
     };
     while let Some(pressure) = reader.next(|lines| publish(stream, lines)).await {
         pressure.relieved().await;
+        // A pipe that always has more would keep this thread from whoever writes the lines to clients.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -279,4 +281,44 @@ async fn feed(pipe: OwnedFd, text: String) {
     };
     // A process that does not read its input has its reasons.
     let _ = pipe.write_all(text.as_bytes()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, io::Write};
+
+    use super::*;
+
+    /// A pipe that holds `count` short lines and has no more writers.
+    fn full_pipe(count: usize) -> OwnedFd {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&writer, 1 << 20).unwrap();
+        std::fs::File::from(writer)
+            .write_all(&b"a line\n".repeat(count))
+            .unwrap();
+        rustix::io::ioctl_fionbio(&reader, true).unwrap();
+        reader
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_stream_that_always_has_more_lets_others_have_their_turn() {
+        let reads = Cell::new(0);
+        let seen = Cell::new(0);
+        let publish = |_: OutputStream, _: &[Line<'_>]| {
+            reads.set(reads.get() + 1);
+            Pressure::default()
+        };
+        let pump = pump(full_pipe(100_000), OutputStream::Stdout, 1 << 20, publish);
+        let other = async {
+            loop {
+                if reads.get() > seen.get() {
+                    assert_eq!(reads.get(), seen.get() + 1, "a turn was missed");
+                    seen.set(reads.get());
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! { biased; () = pump => {} () = other => {} }
+        assert!(seen.get() > 5, "only {} reads were seen", seen.get());
+    }
 }
