@@ -614,18 +614,9 @@ fn a_unix_socket_and_a_token_are_all_that_is_needed() {
 
 #[test]
 fn a_certificate_of_nobody_known_is_not_trusted() {
-    let dir = testing::tempdir();
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    std::fs::write(dir.path().join("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-    let tls = format!(
-        "tls: {{cert: {0}/cert.pem, key: {0}/key.pem}}\n{ACTIONS}",
-        dir.path().display()
-    );
-    let hub = Hub::start(&tls);
-    let url = hub.address.replace("127.0.0.1", "wss://localhost");
+    let (hub, _, url) = Hub::with_tls();
     let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let ca = dir.path().join("other.pem");
+    let ca = hub.dir.path().join("other.pem");
     std::fs::write(&ca, other.cert.pem()).unwrap();
     let refused = run(&url, &["--ca", ca.to_str().unwrap(), "list"]).failure(Exit::Unreachable);
     assert!(

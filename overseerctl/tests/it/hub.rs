@@ -5,6 +5,7 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::TcpStream,
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -69,6 +70,25 @@ impl Hub {
             address,
             dir,
         }
+    }
+
+    /// A daemon with the usual actions behind TLS, its certificate's file, and the URL of its socket. Nobody known has
+    /// signed the certificate.
+    pub(crate) fn with_tls() -> (Self, PathBuf, String) {
+        let dir = testing::tempdir();
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let certificate = dir.path().join("cert.pem");
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        let tls = format!(
+            "tls: {{cert: {0}/cert.pem, key: {0}/key.pem}}\n{ACTIONS}",
+            dir.path().display()
+        );
+        let hub = Self::start(&tls);
+        std::fs::copy(&certificate, hub.dir.path().join("cert.pem")).unwrap();
+        let url = hub.address.replace("127.0.0.1", "wss://localhost");
+        let certificate = hub.dir.path().join("cert.pem");
+        (hub, certificate, format!("{url}/ws"))
     }
 
     /// A new connection.

@@ -216,19 +216,10 @@ fn standard_input_is_served_until_its_end() {
 
 #[test]
 fn tls_is_served_where_a_certificate_is_set() {
-    let dir = testing::tempdir();
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    std::fs::write(dir.path().join("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-    let tls = format!(
-        "tls: {{cert: {0}/cert.pem, key: {0}/key.pem}}\n{ACTIONS}",
-        dir.path().display()
-    );
-    let hub = Hub::start(&tls);
-    let port = hub.address.rsplit(':').next().unwrap().to_owned();
+    let (_hub, certificate, url) = Hub::with_tls();
     let output = Command::new(testing::tool_binary("overseerctl"))
-        .args(["--url", &format!("wss://localhost:{port}/ws"), "--ca"])
-        .arg(dir.path().join("cert.pem"))
+        .args(["--url", &url, "--ca"])
+        .arg(certificate)
         .args(["run", "echo", "msg=over tls"])
         .output()
         .unwrap();
