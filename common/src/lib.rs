@@ -19,6 +19,7 @@
 //! | [`shutdown`] | when a daemon should drain, end, and whether it is ready |
 //! | [`crypto`] | which cryptography TLS uses |
 //! | [`http`] | client, server and error bodies over HTTP |
+//! | [`memory`] | what a daemon holds of its own program |
 //! | [`metrics`] | numbers in Prometheus' text format |
 //! | `testing` | (feature `testing`) daemons, outputs and waiting, for integration tests |
 //!
@@ -38,6 +39,7 @@ pub mod duration;
 pub mod exit;
 pub mod http;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod output;
 pub mod progress;

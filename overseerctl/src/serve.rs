@@ -5,6 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use runyard_common::{
     exit::Exit,
     http::server::{self as http, BindOptions, Bound, ServeOptions, Tls},
+    memory,
     report::Failure,
     shutdown::{Readiness, Shutdown},
 };
@@ -76,6 +77,10 @@ async fn daemon(config: Config, load: Arc<Load>, registry: &Registry) -> anyhow:
     daemon.restore_queue(&config, store.as_ref()).await;
     daemon.listen(sockets, tls.as_ref(), &config, &readiness, &shutdown);
     latch.release();
+    match memory::release_startup_pages() {
+        Ok(bytes) => tracing::debug!(bytes, "gave back what only starting needed"),
+        Err(error) => tracing::debug!(%error, "kept what only starting needed"),
+    }
 
     let ending = daemon
         .until_told_to_end(&config, load, registry, &shutdown)
