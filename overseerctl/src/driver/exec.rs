@@ -385,4 +385,21 @@ fn warn_about(config: &ExecConfig, action: &str) {
             );
         }
     }
+    for (place, error) in broken_templates(config) {
+        tracing::warn!("actions.{action}.config.{place}: {error}; every start will be refused");
+    }
+}
+
+/// The templates that no start can render. They do not keep a configuration from loading, because they do not keep
+/// sticky-overseer from it: there a shell's `[[ -f x ]]` waits in a config until somebody starts the action.
+fn broken_templates(config: &ExecConfig) -> Vec<(String, String)> {
+    let named = |(index, text)| (format!("command[{index}]"), text);
+    let commands = config.command.iter().enumerate().map(named);
+    let entrypoint = ("entrypoint".to_owned(), &config.entrypoint);
+    let cwd = config.cwd.iter().map(|text| ("cwd".to_owned(), text));
+    std::iter::once(entrypoint)
+        .chain(commands)
+        .chain(cwd)
+        .filter_map(|(place, Scalar(text))| Some((place, parse(text).err()?)))
+        .collect()
 }

@@ -712,6 +712,23 @@ fn the_configuration_is_checked_shown_and_exemplified() {
 }
 
 #[test]
+fn a_template_that_cannot_be_parsed_is_named_before_anybody_starts_it() {
+    let dir = testing::tempdir();
+    let path = dir.path().join("config.yaml");
+    let config = r#"actions: {x: {type: exec, config: {entrypoint: echo, command: [a, "[[.x"]}}}"#;
+    std::fs::write(&path, config).unwrap();
+    let checked = run("", &["config", "check", "--config", path.to_str().unwrap()]);
+    assert!(
+        checked
+            .stderr
+            .contains("actions.x.config.command[1]: template parse error:"),
+        "{}",
+        checked.stderr
+    );
+    checked.success();
+}
+
+#[test]
 fn completions_manual_and_version_need_no_hub() {
     let url = "127.0.0.1:1";
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
