@@ -3,9 +3,10 @@
 
 use std::io::{self, Write};
 
-use clap::{Arg, Args, Command};
+use clap::{Arg, Args, Command, CommandFactory, builder::PossibleValuesParser};
 use clap_complete::Shell;
 
+use crate::exit::Exit;
 use crate::log::{self, LogFormat};
 use crate::output::{Format, Printer};
 use crate::progress::Progress;
@@ -68,6 +69,40 @@ impl GlobalArgs {
     pub fn progress(&self) -> Progress {
         Progress::new(!self.no_progress)
     }
+}
+
+/// Print a completion script for a shell
+#[derive(Args, Clone, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL", value_parser = PossibleValuesParser::new(SHELLS))]
+    shell: String,
+}
+
+/// Shells that there are completion scripts for.
+const SHELLS: [&str; 5] = ["bash", "elvish", "fish", "powershell", "zsh"];
+
+/// The verb `completions` of the tool whose command line is `C`.
+pub fn print_completions<C: CommandFactory>(
+    args: &CompletionsArgs,
+    printer: &Printer,
+) -> anyhow::Result<Exit> {
+    let shell = args
+        .shell
+        .parse()
+        .map_err(|error: String| Failure::new(Exit::Internal, error))?;
+    let mut script = Vec::new();
+    completions(&mut C::command(), shell, &mut script)?;
+    printer.raw(&script)?;
+    Ok(Exit::Done)
+}
+
+/// The verb `man` of the tool whose command line is `C`: its page, as `man -l -` reads it.
+pub fn print_man<C: CommandFactory>(printer: &Printer) -> anyhow::Result<Exit> {
+    let mut page = Vec::new();
+    man(&C::command(), &mut page)?;
+    printer.raw(&page)?;
+    Ok(Exit::Done)
 }
 
 /// Writes the completion script of `command` for `shell`.

@@ -13,6 +13,7 @@
 //! | [`progress`] | what to show while something takes long |
 //! | [`log`] | how the log reaches stderr: text, JSON or hclog |
 //! | [`config`] | flags over environment over file over defaults, and where each value came from |
+//! | [`doctor`] | what works here, what does not, and how to mend it |
 //! | [`secret`] | values that must not be shown |
 //! | [`duration`] | `30s`, `1h30m` |
 //! | [`backoff`] | how long to wait before trying again |
@@ -35,6 +36,7 @@ pub mod backoff;
 pub mod cli;
 pub mod config;
 pub mod crypto;
+pub mod doctor;
 pub mod duration;
 pub mod exit;
 pub mod http;

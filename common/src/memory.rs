@@ -34,25 +34,25 @@ fn clean(listing: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut candidate = None;
     for line in listing.lines() {
-        if let Some(range) = mapping(line) {
-            candidate = range;
-        } else if line.split_whitespace().eq(["Anonymous:", "0", "kB"]) {
-            found.extend(candidate.take());
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["Anonymous:", "0", "kB"] => found.extend(candidate.take()),
+            [range, permissions, _offset, _device, _inode, ref path @ ..] => {
+                let is_clean = !permissions.contains('w') && permissions.ends_with('p');
+                let is_file = path.first().is_some_and(|path| path.starts_with('/'));
+                candidate = addresses(range).filter(|_| is_clean && is_file);
+            }
+            _ => {}
         }
     }
     found
 }
 
-/// Reads the first line of a mapping. `Some(None)` is a mapping that must be left alone.
-fn mapping(line: &str) -> Option<Option<Range<usize>>> {
-    let mut words = line.split_whitespace();
-    let (start, end) = words.next()?.split_once('-')?;
-    let start = usize::from_str_radix(start, 16).ok()?;
-    let end = usize::from_str_radix(end, 16).ok()?;
-    let permissions = words.next()?;
-    let is_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
-    let is_clean = !permissions.contains('w') && permissions.ends_with('p') && is_file;
-    Some(is_clean.then_some(start..end))
+/// Reads `<start>-<end>` in hexadecimal digits.
+fn addresses(range: &str) -> Option<Range<usize>> {
+    let (start, end) = range.split_once('-')?;
+    let number = |digits| usize::from_str_radix(digits, 16).ok();
+    Some(number(start)?..number(end)?)
 }
 
 #[cfg(test)]

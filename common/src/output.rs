@@ -101,6 +101,16 @@ impl Printer {
         }
     }
 
+    /// Writes one answer whose table was made apart from it: JSON and YAML show `value`, people see
+    /// `table`.
+    pub fn both<T: Serialize + ?Sized>(&self, value: &T, table: &Table) -> io::Result<()> {
+        match self.format {
+            Format::Table => self.write(table.render(self.width, self.color).as_bytes()),
+            Format::Json => self.json(value),
+            Format::Yaml => self.yaml(value),
+        }
+    }
+
     /// Writes a value that has no table: JSON or YAML, and YAML where a table was wished, as it
     /// reads best.
     pub fn value<T: Serialize + ?Sized>(&self, value: &T) -> io::Result<()> {

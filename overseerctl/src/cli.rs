@@ -1,9 +1,7 @@
 //! The command line: the tree of verbs and their dispatch, nothing else. One verb is one file below; what all verbs of
 //! all tools share is [`runyard_common::cli`]'s.
 
-mod answer;
 mod argv;
-mod completions;
 mod config;
 mod connection;
 mod describe;
@@ -14,7 +12,6 @@ mod interrupt;
 mod lines;
 mod list;
 mod logs;
-mod man;
 mod manifest;
 mod metrics;
 mod moment;
@@ -34,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use runyard_common::{
-    cli::GlobalArgs,
+    cli::{self, CompletionsArgs, GlobalArgs},
     exit::Exit,
     output::Printer,
     report::{self, Failure},
@@ -100,9 +97,9 @@ enum Verb {
     /// Find out what works here, what does not, and how to mend it
     Doctor(doctor::Args),
     /// Print a completion script for a shell
-    Completions(completions::Args),
-    /// Print the manual page
-    Man(man::Args),
+    Completions(CompletionsArgs),
+    /// Print the manual page, as `man -l -` reads it
+    Man,
     /// Print the version
     Version(version::Args),
 }
@@ -160,8 +157,8 @@ fn dispatch(verb: Verb, context: &Context) -> anyhow::Result<Exit> {
         Verb::Top(args) => top::run(&args, context),
         Verb::Config(args) => config::run(args, context),
         Verb::Doctor(args) => doctor::run(&args, context),
-        Verb::Completions(args) => completions::run(&args, context),
-        Verb::Man(args) => man::run(&args, context),
+        Verb::Completions(args) => cli::print_completions::<Cli>(&args, &context.printer),
+        Verb::Man => cli::print_man::<Cli>(&context.printer),
         Verb::Version(args) => version::run(&args, context),
     }
 }

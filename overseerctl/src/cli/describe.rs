@@ -3,7 +3,7 @@
 use runyard_common::{exit::Exit, output::Table};
 use serde_json::Value;
 
-use super::{Context, answer};
+use super::Context;
 
 /// Show actions, their parameters, pools and retry policies.
 #[derive(clap::Args, Debug)]
@@ -18,8 +18,8 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         .connect()?
         .describe(args.action.as_deref().unwrap_or_default())?;
     match (&args.action, actions.as_slice()) {
-        (Some(_), [action]) => answer::print(&context.printer, action, details(action))?,
-        _ => answer::print(&context.printer, &actions, table(&actions))?,
+        (Some(_), [action]) => context.printer.both(action, &details(action))?,
+        _ => context.printer.both(&actions, &table(&actions))?,
     }
     Ok(Exit::Done)
 }

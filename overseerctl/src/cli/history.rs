@@ -5,7 +5,7 @@ use std::time::Duration;
 use runyard_common::{exit::Exit, output::Table};
 use serde_json::{Value, json};
 
-use super::{Context, answer, moment};
+use super::{Context, moment};
 use crate::time::Timestamp;
 
 /// Show past runs from the hub's store, newest first.
@@ -44,7 +44,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
             outcome(run),
         ]);
     }
-    answer::print(&context.printer, &runs, table)?;
+    context.printer.both(&runs, &table)?;
     Ok(Exit::Done)
 }
 

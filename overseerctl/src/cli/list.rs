@@ -4,7 +4,7 @@ use clap::builder::PossibleValuesParser;
 use runyard_common::{exit::Exit, output::Table};
 use serde_json::Value;
 
-use super::{Context, answer, moment};
+use super::{Context, moment};
 use crate::client::Task;
 
 /// The hub's words for states, then those for phases.
@@ -29,7 +29,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     let mut tasks = context.connect()?.list(args.since.as_deref())?;
     tasks.retain(|task| args.state.is_empty() || args.state.iter().any(|state| is_in(task, state)));
     let rows: Vec<&Value> = tasks.iter().map(|task| &task.row).collect();
-    answer::print(&context.printer, &rows, table(&tasks))?;
+    context.printer.both(&rows, &table(&tasks))?;
     Ok(Exit::Done)
 }
 

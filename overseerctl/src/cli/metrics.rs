@@ -3,7 +3,7 @@
 use runyard_common::{exit::Exit, output::Table, report::Failure};
 use serde_json::{Value, json};
 
-use super::{Context, answer};
+use super::Context;
 
 /// Show counters since the hub's start.
 #[derive(clap::Args, Debug)]
@@ -41,6 +41,6 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     for (name, value) in &counters {
         table.push([name.replace('_', " "), value.to_string()]);
     }
-    answer::print(&context.printer, &counters, table)?;
+    context.printer.both(&counters, &table)?;
     Ok(Exit::Done)
 }

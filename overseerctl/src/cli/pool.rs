@@ -13,7 +13,7 @@ use runyard_common::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Context, answer, moment};
+use super::{Context, moment};
 use crate::client::Client;
 
 /// Show a pool: how many run, how many wait.
@@ -188,7 +188,7 @@ fn print(action: Option<&str>, pool: Value, printer: &Printer) -> io::Result<()>
         answer.extend(fields);
     }
     let table = table(action, &answer);
-    answer::print(printer, &answer, table)
+    printer.both(&answer, &table)
 }
 
 fn table(action: Option<&str>, pool: &Map<String, Value>) -> Table {

@@ -3,7 +3,7 @@
 use runyard_common::{exit::Exit, output::Table};
 use serde_json::json;
 
-use super::{Context, answer};
+use super::Context;
 
 /// Drop all starts that wait in the queue of an action, or in all queues.
 #[derive(clap::Args, Debug)]
@@ -27,10 +27,9 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     if !action.is_empty() {
         answer["action"] = action.into();
     }
-    answer::print(
-        &context.printer,
+    context.printer.both(
         &answer,
-        Table::headless().row(["purged".to_owned(), count.to_string()]),
+        &Table::headless().row(["purged".to_owned(), count.to_string()]),
     )?;
     Ok(Exit::Done)
 }

@@ -3,7 +3,7 @@
 use runyard_common::{exit::Exit, output::Table};
 use serde_json::json;
 
-use super::{Context, answer, stop};
+use super::{Context, stop};
 
 /// Forget finished tasks, so that their ids can be used again.
 #[derive(clap::Args, Debug)]
@@ -29,6 +29,6 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     for row in &removed {
         table.push([row["task_id"].as_str().unwrap_or_default(), "removed"]);
     }
-    answer::print(&context.printer, &removed, table)?;
+    context.printer.both(&removed, &table)?;
     stop::all_or(refused, args.ids.len(), "removed")
 }

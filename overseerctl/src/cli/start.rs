@@ -8,7 +8,7 @@ use runyard_common::{
 };
 use serde::Serialize;
 
-use super::{Context, answer, follow, lines::LineArgs, retry::RetryArgs};
+use super::{Context, follow, lines::LineArgs, retry::RetryArgs};
 use crate::client::{Client, Follow, Queued, Start, Started, Startup};
 
 /// Start a task and print its id.
@@ -156,7 +156,7 @@ pub(super) fn print(startup: &Startup, action: &str, printer: &Printer) -> io::R
         Startup::Queued(Queued { position, .. }) => format!("position {position}"),
     };
     let table = Table::headless().row([answer.task_id, answer.state, &place]);
-    answer::print(printer, &answer, table)
+    printer.both(&answer, &table)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use runyard_common::{exit::Exit, output::Table, report::Failure};
 use serde::Serialize;
 
-use super::{Context, answer};
+use super::Context;
 use crate::client::{Client, Stopped};
 
 /// Stop tasks: SIGTERM, and SIGKILL after the hub's grace.
@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     for row in &rows {
         table.push([row.task_id, row.state.as_str()]);
     }
-    answer::print(&context.printer, &rows, table)?;
+    context.printer.both(&rows, &table)?;
     all_or(refused, args.ids.len(), "stopped")
 }
 

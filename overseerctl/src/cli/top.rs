@@ -18,7 +18,7 @@ use runyard_common::{
 use serde_json::{Value, json};
 
 use self::{feed::Feed, screen::Screen, view::View};
-use super::{Context, answer, interrupt::Interrupts, list};
+use super::{Context, interrupt::Interrupts, list};
 use crate::client::Client;
 
 /// How long keys are waited for before the hub's messages are looked at.
@@ -80,11 +80,9 @@ fn snapshot(mut client: Client, context: &Context) -> anyhow::Result<Exit> {
     let rows: Vec<&Value> = tasks.iter().map(|task| &task.row).collect();
     let pools: Vec<Value> = pools.iter().map(view::Pool::json).collect();
     let now = crate::time::Timestamp::now().to_string();
-    answer::print(
-        &context.printer,
-        &json!({ "ts": now, "tasks": rows, "pools": pools }),
-        table,
-    )?;
+    context
+        .printer
+        .both(&json!({ "ts": now, "tasks": rows, "pools": pools }), &table)?;
     Ok(Exit::Done)
 }
 

@@ -3,7 +3,7 @@
 use runyard_common::{exit::Exit, output::Table};
 use serde_json::json;
 
-use super::{Context, answer};
+use super::Context;
 
 /// Print the version of this program and of the protocol it speaks
 #[derive(clap::Args, Debug)]
@@ -17,6 +17,8 @@ pub(super) fn run(Args {}: &Args, context: &Context) -> anyhow::Result<Exit> {
     );
     let answer = json!({ "name": name, "version": version, "protocol": protocol });
     let text = format!("{name} {version} (protocol: {protocol})");
-    answer::print(&context.printer, &answer, Table::headless().row([text]))?;
+    context
+        .printer
+        .both(&answer, &Table::headless().row([text]))?;
     Ok(Exit::Done)
 }

@@ -8,7 +8,7 @@ use std::{
 use runyard_common::testing::{self, is_alive};
 use serde_json::json;
 
-use crate::hub::{ACTIONS, Client, Hub, types};
+use crate::hub::{ACTIONS, Hub, types};
 
 /// Limits that a client which does not read reaches soon, and one that reads slowly on a busy machine does not.
 const SMALL_QUEUE: &str = "slow_client: {queue: 64KiB, queue_max: 256KiB, grace: 2s, timeout: 4s}";
@@ -160,23 +160,12 @@ fn a_start_during_shutdown_is_refused() {
     hub.daemon.wait(testing::patience());
 }
 
-/// Starts a process that ignores SIGTERM, and returns its pid.
-fn start_stubborn(client: &mut Client, task: &str) -> u32 {
-    client.start(
-        "sh",
-        task,
-        "trap '' TERM; echo $$; while :; do sleep 0.05; done",
-    );
-    let said = client.event("output", task);
-    said["data"].as_str().unwrap().parse().unwrap()
-}
-
 /// R12
 #[test]
 fn a_stubborn_process_does_not_outlive_the_shutdown() {
     let mut hub = Hub::start(&format!("stop_grace: 300ms\n{ACTIONS}"));
     let mut client = hub.client();
-    let pid = start_stubborn(&mut client, "t");
+    let pid = client.start_stubborn("t");
     assert_eq!(hub.daemon.stop().code(), Some(0));
     assert!(!is_alive(pid));
 }
@@ -185,7 +174,7 @@ fn a_stubborn_process_does_not_outlive_the_shutdown() {
 fn a_second_signal_ends_it_at_once() {
     let mut hub = Hub::start(&format!("stop_grace: 1h\nshutdown_grace: 1h\n{ACTIONS}"));
     let mut client = hub.client();
-    let pid = start_stubborn(&mut client, "t");
+    let pid = client.start_stubborn("t");
     hub.daemon.terminate();
     hub.daemon
         .wait_for_line(|line| line.contains("shutting down").then_some(()));

@@ -190,6 +190,14 @@ impl Client {
         self.until(|message| message["id"] == id.as_str())
     }
 
+    /// Starts a process that ignores SIGTERM, and returns its pid.
+    pub(crate) fn start_stubborn(&mut self, task: &str) -> u32 {
+        let script = "trap '' TERM; echo $$; while :; do sleep 0.05; done";
+        self.start("sh", task, script);
+        let said = self.event("output", task);
+        said["data"].as_str().unwrap().parse().unwrap()
+    }
+
     /// Starts a task and returns its `started`.
     pub(crate) fn start(&mut self, action: &str, task_id: &str, script: &str) -> Value {
         let reply = self.call(

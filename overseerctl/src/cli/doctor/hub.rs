@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use runyard_common::{
+    doctor::Finding,
     http::client::{self as http, ClientOptions, Response, Retry},
     report::Failure,
 };
 
-use super::Finding;
 use crate::client::{Client, Dialect, Place, Target};
 
 /// Looks at the hub from outside to inside, and no further than it can be reached.

@@ -5,12 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use runyard_common::doctor::Finding;
 use rustix::{
     fs::{Access, access},
     process::{PidfdFlags, Resource, getpid, getrlimit, pidfd_open},
 };
-
-use super::Finding;
 
 /// Descriptors that a running task takes: two pipes and one for its process.
 const PER_TASK: u64 = 3;
@@ -132,6 +131,8 @@ fn socket_directory() -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use runyard_common::doctor::Verdict;
+
     use super::*;
 
     #[test]
@@ -153,7 +154,7 @@ mod tests {
     #[test]
     fn everything_that_is_not_good_says_how_to_mend_it() {
         for finding in examine() {
-            let is_good = finding.verdict == super::super::Verdict::Ok;
+            let is_good = finding.verdict == Verdict::Ok;
             assert_eq!(finding.mend.is_none(), is_good, "{finding:?}");
         }
     }
