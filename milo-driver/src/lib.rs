@@ -28,9 +28,9 @@
 //! |---|---|
 //! | the domain | [`task`], [`jar`], [`jre`], [`jvm`] (its command line), [`user`], [`signal`], [`resources`] |
 //! | what a container is made of | [`bundle`], [`host`] (facts about this machine), [`cgroup`], [`stats`] |
-//! | what runs | [`runtime`] (the seam to crun), [`shim`], [`state`] (its files), [`launch`], [`exec`] |
-//! | the plugin | [`serve`], [`handshake`], [`proto`], [`api`], [`server`], [`registry`], [`fingerprint`], [`sweep`] |
-//! | the command line | [`cli`], [`config`], [`doctor`], [`conformance`] |
+//! | what runs | [`prepare`], [`runtime`] (the seam to crun), [`shim`], [`init`], [`state`] (its files), [`launch`], [`exec`] |
+//! | the plugin | [`serve`], [`handshake`], [`proto`], [`api`], [`server`], [`registry`], [`engine`], [`fingerprint`], [`sweep`] |
+//! | the command line | `cli`, [`config`] (the operator's decisions), [`settings`] (where they come from) |
 //!
 //! # Invariants
 //!
@@ -40,6 +40,50 @@
 //! - The launches in which an agent only looks at the plugin change nothing on the machine.
 //! - What may hold secrets (`task.json`, `config.json`, the environment) is readable by its owner only.
 
+pub mod api;
+pub mod bundle;
+pub mod cgroup;
+mod cli;
+pub mod config;
+pub mod engine;
+pub mod exec;
+pub mod fingerprint;
+pub mod handshake;
+pub mod host;
+pub mod init;
+pub mod jar;
+pub mod jre;
+pub mod jvm;
+pub mod launch;
+pub mod prepare;
+pub mod proto;
+pub mod registry;
+pub mod resources;
+pub mod runtime;
+pub mod serve;
+pub mod server;
+pub mod settings;
 pub mod shim;
+pub mod signal;
 pub mod state;
+pub mod stats;
+pub mod sweep;
 pub mod task;
+pub mod user;
+
+use std::{ffi::OsString, path::Path, process::ExitCode};
+
+/// The `milo-driver` program.
+///
+/// Two verbs are for this program itself and answer before anything else is set up, because they are to stay small: `shim`,
+/// which owns one container, and `init`, the first process in one. Without any verb, and with the cookie of a Nomad agent in
+/// the environment, it is the agent's plugin.
+pub fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    match args.get(1).and_then(|verb| verb.to_str()) {
+        Some("shim") if args.len() == 3 => shim::main(Path::new(&args[2])),
+        Some("init") => init::main(args.into_iter().skip(2)),
+        None if handshake::is_called(&|name| std::env::var_os(name)) => cli::plugin(),
+        _ => cli::main(),
+    }
+}

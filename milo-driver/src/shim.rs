@@ -1,3 +1,221 @@
-//! The one process that owns a container.
+//! The one process that owns a container: `milo-driver shim <task dir>`. It creates the container, starts it when told,
+//! waits for its end, writes down how that was, and tells everyone who asks; agent, plugin and command line may die and
+//! come back meanwhile. What is to be run, and every decision about a task that is not its container's life, is made by
+//! those who start it.
+//!
+//! ```text
+//!  detach ──▶ listen ──▶ Life::begin ──▶ ┌▶ wait ─▶ hear ─▶ ask ─▶ advance ─▶ answer ─▶ tidy up ─┐ ──▶ over
+//!  (a fork of its own session)           └──────────────────────────────────────────────────────┘
+//! ```
+//!
+//! One thread, no runtime, no subscriber: it is idle for nearly all of its life, once per task, and is to cost nothing.
+//! The process that was started ends as soon as the socket listens, with 0; or with 1 when it never will.
+//!
+//! A second shim on the same folder finds it locked and ends, with 0: there is one already.
 
+pub mod client;
+pub mod detach;
+pub mod enclosure;
+pub mod init;
+pub mod life;
+pub mod log;
 pub mod protocol;
+pub mod server;
+pub mod stdio;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags},
+    fs::{FlockOperation, flock},
+};
+
+use self::{
+    detach::Side,
+    life::{Life, Parts},
+    log::Log,
+    protocol::Answer,
+    server::{Heard, Server},
+};
+use crate::{
+    runtime::{Crun, wait},
+    state::{Intent, TaskDir},
+    task::{Stdio, Stream},
+};
+
+/// The kernel's name for this boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Runs the shim of the task whose folder is `dir`. To be called before anything starts a thread.
+pub fn main(dir: &Path) -> ExitCode {
+    // From here on the process lives in `/`.
+    let dir = TaskDir::at(std::path::absolute(dir).unwrap_or_else(|_| PathBuf::from(dir)));
+    match prepared(&dir) {
+        Ok(Some(ready)) => live(&dir, ready),
+        Ok(None) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Ok(log) = Log::open(&dir) {
+                log.say(format_args!("cannot begin: {error}"));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What is needed before the process is on its own.
+struct Ready {
+    intent: Intent,
+    log: Log,
+    /// Held, never read: that there is one shim only.
+    lock: File,
+    /// The descriptors of inherited streams.
+    inherited: Option<[OwnedFd; 3]>,
+}
+
+fn prepared(dir: &TaskDir) -> io::Result<Option<Ready>> {
+    let intent = dir.intent()?.ok_or_else(|| {
+        let path = dir.path().join("task.json");
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("`{}` is missing: no task is kept here", path.display()),
+        )
+    })?;
+    if intent.version != Intent::VERSION {
+        let text = format!(
+            "task.json has layout {}, not {}",
+            intent.version,
+            Intent::VERSION
+        );
+        return Err(io::Error::other(text));
+    }
+    // Before anything is opened that is to stay open.
+    let inherited = detach::only_inherited(is_inherited(&intent.task.stdio))?;
+    let Some(lock) = lock(dir)? else {
+        return Ok(None);
+    };
+    Ok(Some(Ready {
+        intent,
+        log: Log::open(dir)?,
+        lock,
+        inherited,
+    }))
+}
+
+fn lock(dir: &TaskDir) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(dir.path().join("shim.lock"))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Detaches, listens, and lives. Two processes come back from here: the one that was started, and the shim.
+fn live(dir: &TaskDir, ready: Ready) -> ExitCode {
+    match detach::detach(&ready.log, || Server::bind(dir)) {
+        Ok(Side::Starter(code)) => code,
+        Ok(Side::Shim(server)) => {
+            let (parts, lock) = parts(dir, ready);
+            serve(Life::begin(parts), server);
+            drop(lock);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            ready.log.say(format_args!("cannot detach: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parts(dir: &TaskDir, ready: Ready) -> (Parts, File) {
+    let intent = ready.intent;
+    let place = &intent.task.cgroup;
+    let runtime = Crun {
+        cgroups: !place.disabled,
+        bound: true,
+        ..Crun::new(&intent.crun, dir.root().crun_root())
+    };
+    let parts = Parts {
+        dir: dir.clone(),
+        runtime: Box::new(runtime),
+        enclosure: enclosure::of(place),
+        log: ready.log,
+        boot_id: boot_id(),
+        inherited: ready.inherited,
+        intent,
+    };
+    (parts, ready.lock)
+}
+
+/// This boot; empty where the kernel does not say.
+pub fn boot_id() -> String {
+    let id = fs::read_to_string(BOOT_ID).unwrap_or_default();
+    id.trim().to_owned()
+}
+
+fn is_inherited(stdio: &Stdio) -> bool {
+    [&stdio.stdin, &stdio.stdout, &stdio.stderr].contains(&&Stream::Inherited)
+}
+
+/// Leads a life to its end.
+pub fn serve(mut life: Life, mut server: Server) {
+    let mut alone_since = Some(Instant::now());
+    while !life.is_over() {
+        let abandoned = alone_since
+            .zip(life.patience())
+            .map(|(since, patience)| since + patience);
+        if abandoned.is_some_and(|at| at <= Instant::now()) {
+            life.abandon();
+            alone_since = Some(Instant::now());
+        }
+        let look = life.next_look().into_iter().chain(abandoned).min();
+        // Waiting fails for lack of memory only, and then not for long.
+        let _ = pause(&life, &server, look);
+        turn(&mut life, &mut server);
+        alone_since = match (server.has_clients(), alone_since) {
+            (true, _) => None,
+            (false, since) => since.or_else(|| Some(Instant::now())),
+        };
+    }
+}
+
+fn pause(life: &Life, server: &Server, until: Option<Instant>) -> io::Result<()> {
+    let sources = life.sources();
+    let mut fds: Vec<PollFd<'_>> = server
+        .interests()
+        .chain(sources.map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN)))
+        .collect();
+    wait(
+        &mut fds,
+        until.map(|until| until.saturating_duration_since(Instant::now())),
+    )
+}
+
+/// Everything that is due: what was asked, what has happened, who is to be told, and only then what nobody waits for.
+fn turn(life: &mut Life, server: &mut Server) {
+    life.advance();
+    for heard in server.hear() {
+        match heard {
+            Heard::Request(client, request) => life.ask(client, &request),
+            Heard::Nonsense(client, error) => server.answer(client, &Answer::Failed { error }),
+            Heard::Gone(client) => life.lost(client),
+        }
+    }
+    for (client, answer) in life.answers() {
+        server.answer(client, &answer);
+    }
+    life.tidy_up();
+}

@@ -94,6 +94,40 @@ pub struct Task {
     pub ephemeral: bool,
 }
 
+impl Task {
+    /// A task of the command line that runs `program` under the name `id`, with the defaults of everything else.
+    pub fn new(id: &str, program: Program) -> Self {
+        let id = TaskId(id.to_owned());
+        Self {
+            name: id.0.clone(),
+            origin: Origin::Cli,
+            alloc_id: String::new(),
+            program,
+            env: BTreeMap::new(),
+            user: String::new(),
+            dirs: Dirs::default(),
+            work_dir: None,
+            limits: Limits::default(),
+            cgroup: CgroupPlace {
+                path: format!("/milo/{}", id.key()),
+                ..CgroupPlace::default()
+            },
+            mounts: Vec::new(),
+            tmpfs: Vec::new(),
+            devices: Vec::new(),
+            network: Network::default(),
+            dns: None,
+            extra_hosts: Vec::new(),
+            security: Security::default(),
+            init: false,
+            rootfs: None,
+            stdio: Stdio::default(),
+            ephemeral: false,
+            id,
+        }
+    }
+}
+
 /// What runs in the container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,0 +1,87 @@
+//! What a Nomad agent on this host would do with the plugin. Where there is no Nomad, there is nothing to find.
+
+use std::{fs, path::Path};
+
+use runyard_common::doctor::Finding;
+
+/// Where packages put the unit of the agent.
+const UNITS: [&str; 3] = [
+    "/etc/systemd/system/nomad.service",
+    "/lib/systemd/system/nomad.service",
+    "/usr/lib/systemd/system/nomad.service",
+];
+
+/// Where packages put the agent's configuration.
+const CONFIGURATION: &str = "/etc/nomad.d";
+
+pub(super) fn examine() -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(unit) = UNITS.iter().find_map(|path| fs::read_to_string(path).ok()) {
+        findings.push(kill_mode(&unit));
+    }
+    if Path::new(CONFIGURATION).is_dir() {
+        findings.push(block(Path::new(CONFIGURATION)));
+    }
+    findings
+}
+
+/// Whether tasks outlive the agent.
+fn kill_mode(unit: &str) -> Finding {
+    if unit.lines().any(|line| line.trim() == "KillMode=process") {
+        return Finding::ok(
+            "nomad unit",
+            "tasks survive a restart of the agent (KillMode=process)",
+        );
+    }
+    Finding::warn(
+        "nomad unit",
+        "systemd kills every task when the agent is restarted",
+        "set KillMode=process in the unit's [Service] section (systemctl edit nomad)",
+    )
+}
+
+/// Whether the agent would load the plugin: it skips programs that its configuration does not name.
+fn block(folder: &Path) -> Finding {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names_us = files
+        .filter_map(|file| fs::read_to_string(file.path()).ok())
+        .any(|text| text.contains("plugin \"milo-driver\""));
+    if names_us {
+        return Finding::ok("nomad plugin", "the agent's configuration names it");
+    }
+    Finding::warn(
+        "nomad plugin",
+        format!(
+            "no file in {} has a plugin \"milo-driver\" block: the agent would skip it",
+            folder.display()
+        ),
+        "add `plugin \"milo-driver\" {}`, and put this program into the agent's plugin_dir",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use runyard_common::doctor::Verdict;
+
+    use super::*;
+
+    #[test]
+    fn a_unit_that_kills_tasks_is_a_warning() {
+        assert_eq!(
+            kill_mode("[Service]\nKillMode=process\n").verdict,
+            Verdict::Ok
+        );
+        assert_eq!(
+            kill_mode("[Service]\nKillMode=control-group\n").verdict,
+            Verdict::Warn
+        );
+    }
+
+    #[test]
+    fn a_block_with_the_programs_name_is_looked_for() {
+        let dir = runyard_common::testing::tempdir();
+        assert_eq!(block(dir.path()).verdict, Verdict::Warn);
+        fs::write(dir.path().join("milo.hcl"), "plugin \"milo-driver\" {\n}\n").unwrap();
+        assert_eq!(block(dir.path()).verdict, Verdict::Ok);
+    }
+}

@@ -1,0 +1,347 @@
+//! What is behind the plugin's [`Engine`] on a real machine: shims, crun, cgroups and JVMs. Each verb is blocking work on a
+//! thread of its own, or a question to a shim; what is decided about tasks is decided on either side of it.
+
+mod survey;
+mod visit;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+pub(crate) use self::survey::{crun, version};
+use crate::{
+    cgroup::{self, Cgroup},
+    config::Config,
+    exec::{self, ExecRequest},
+    fingerprint::Survey,
+    host::Host,
+    jre::{Jres, Search},
+    launch::{self, Launcher},
+    prepare::{Means, PrepareError, Prepared, prepare},
+    registry::{Begun, Command, Engine, EngineError, Reading, Recovered, Session, StartError},
+    shim::{
+        client,
+        protocol::{Answer, Request},
+    },
+    state::{Started, StateRoot, TaskDir},
+    stats,
+    task::{Exit, Program, Task, TaskId},
+};
+
+/// This machine. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Machine(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// Our own executable, which is every shim's.
+    executable: PathBuf,
+    /// `PATH` and `JAVA_HOME` of this process.
+    search: Search,
+    config: Mutex<Config>,
+    jres: Mutex<Option<Jres>>,
+    surveyor: Mutex<survey::Surveyor>,
+}
+
+impl Machine {
+    /// This machine, as this process sees it. Nothing is looked at yet but our own path.
+    pub fn new(search: Search) -> io::Result<Self> {
+        Ok(Self(Arc::new(Shared {
+            executable: std::env::current_exe()?,
+            search,
+            config: Mutex::default(),
+            jres: Mutex::default(),
+            surveyor: Mutex::default(),
+        })))
+    }
+
+    /// Does blocking work on a thread that may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let shared = self.0.clone();
+        tokio::task::spawn_blocking(move || work(&shared))
+            .await
+            .map_err(|error| EngineError(format!("a bug of this driver: {error}")))
+    }
+}
+
+impl Engine for Machine {
+    fn configure(&self, config: &Config) {
+        let homes = &config.java_homes;
+        let is_other = *homes != self.0.config().java_homes;
+        *lock(&self.0.config) = config.clone();
+        if is_other {
+            *lock(&self.0.jres) = None;
+        }
+    }
+
+    fn dir(&self, id: &TaskId) -> TaskDir {
+        StateRoot::new(self.0.config().state_dir).task(id)
+    }
+
+    async fn start(&self, task: Task) -> Result<Begun, StartError> {
+        self.blocking(move |shared| shared.start(task))
+            .await
+            .map_err(|error| StartError::passing(error.0))?
+    }
+
+    async fn recover(&self, dir: &TaskDir) -> Result<Recovered, EngineError> {
+        let dir = dir.clone();
+        self.blocking(move |shared| shared.recover(&dir)).await?
+    }
+
+    async fn wait(&self, dir: &TaskDir) -> Result<Exit, EngineError> {
+        loop {
+            match client::ask(dir, &Request::Wait).await {
+                Ok(Answer::Exited(exit)) => return truthful(exit),
+                Ok(Answer::Failed { error }) => return Err(EngineError(error)),
+                Ok(other) => return Err(unexpected(&other)),
+                // Its shim was killed: another one takes over and knows how it ended, or that nobody can.
+                Err(error) if error.is_dead() => {
+                    if let Recovered::Exited(_, exit) = self.recover(dir).await? {
+                        return truthful(exit);
+                    }
+                }
+                // The connection broke: asking again is harmless, but not at once.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    async fn signal(&self, dir: &TaskDir, signal: i32) -> Result<(), EngineError> {
+        match client::ask(dir, &Request::Signal { signal })
+            .await
+            .map_err(engine)?
+        {
+            Answer::Done => Ok(()),
+            Answer::Failed { error } => Err(EngineError(error)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn stop(
+        &self,
+        dir: &TaskDir,
+        signal: i32,
+        timeout: Duration,
+    ) -> Result<Exit, EngineError> {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let request = Request::Stop { signal, timeout_ms };
+        let mut answer = client::ask(dir, &request).await;
+        if matches!(&answer, Err(error) if error.is_dead()) {
+            self.recover(dir).await?;
+            answer = client::ask(dir, &request).await;
+        }
+        match answer.map_err(engine)? {
+            Answer::Exited(exit) => Ok(exit),
+            Answer::Failed { error } => Err(EngineError(error)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn destroy(&self, dir: &TaskDir) -> Result<(), EngineError> {
+        let dir = dir.clone();
+        self.blocking(move |shared| shared.launcher().dismiss(&dir).map_err(engine))
+            .await?
+    }
+
+    async fn exec(&self, dir: &TaskDir, command: Command) -> Result<Session, EngineError> {
+        let dir = dir.clone();
+        let request = ExecRequest {
+            command: command.argv,
+            tty: command.tty,
+            ..ExecRequest::default()
+        };
+        let session = self
+            .blocking(move |_| exec::spawn(&dir, &request).map_err(engine))
+            .await??;
+        visit::begin(session).map_err(engine)
+    }
+
+    async fn usage(&self, dir: &TaskDir) -> Result<Reading, EngineError> {
+        let dir = dir.clone();
+        self.blocking(move |_| usage(&dir).map_err(engine)).await?
+    }
+
+    async fn survey(&self) -> Survey {
+        let survey = self.blocking(|shared| {
+            let jres = shared.jres();
+            lock(&shared.surveyor).survey(&shared.config(), &jres)
+        });
+        survey.await.unwrap_or_default()
+    }
+}
+
+impl Shared {
+    fn config(&self) -> Config {
+        lock(&self.config).clone()
+    }
+
+    /// The JVMs of this moment.
+    fn jres(&self) -> Jres {
+        let mut jres = lock(&self.jres);
+        if let Some(jres) = &mut *jres {
+            jres.refresh();
+            return jres.clone();
+        }
+        let search = Search {
+            homes: self.config().java_homes,
+            ..self.search.clone()
+        };
+        jres.insert(Jres::discover(&search)).clone()
+    }
+
+    fn launcher(&self) -> Launcher {
+        let config = self.config();
+        Launcher {
+            state: StateRoot::new(config.state_dir),
+            crun: crun(config.crun_path.as_deref(), self.search.path.as_deref())
+                .unwrap_or_else(|| PathBuf::from("crun")),
+            shim: self.executable.clone(),
+        }
+    }
+
+    fn start(&self, task: Task) -> Result<Begun, StartError> {
+        let config = self.config();
+        let launcher = self.launcher();
+        let dir = launcher.state.task(&task.id);
+        let host = Host::detect().map_err(|error| {
+            StartError::passing(format!("cannot look at this machine: {error}"))
+        })?;
+        let means = Means {
+            host: &host,
+            jres: &self.jres(),
+            default_java: config.default_java.as_deref(),
+            allow_privileged_user: config.policy.allow_privileged_user,
+        };
+        let prepared = prepare(task, means, &dir.bundle()).map_err(|error| refused(&error))?;
+        let launched = launcher.launch(&prepared.task, |bundle| prepared.plan.write(bundle));
+        match launched.map_err(|error| StartError::passing(whole(&error)))? {
+            launch::Recovered::Running(started) => Ok(begun(dir, started, facts(&prepared))),
+            // So short that it has ended already: whoever waits for it learns how.
+            launch::Recovered::Exited(_) => {
+                let started = dir.started().ok().flatten().unwrap_or(NEVER);
+                Ok(begun(dir, started, facts(&prepared)))
+            }
+        }
+    }
+
+    fn recover(&self, dir: &TaskDir) -> Result<Recovered, EngineError> {
+        let recovered = self.launcher().recover(dir).map_err(engine)?;
+        let intent = dir.intent().map_err(engine)?;
+        let known = intent
+            .map(|intent| facts_of(&intent.task))
+            .unwrap_or_default();
+        Ok(match recovered {
+            launch::Recovered::Running(started) => {
+                Recovered::Running(begun(dir.clone(), started, known))
+            }
+            launch::Recovered::Exited(exit) => {
+                let started = dir.started().map_err(engine)?.unwrap_or(NEVER);
+                Recovered::Exited(begun(dir.clone(), started, known), exit)
+            }
+        })
+    }
+}
+
+/// Stands for a first process of which there is no record.
+const NEVER: Started = Started {
+    pid: 0,
+    start_time: 0,
+    started_at: 0,
+};
+
+fn begun(dir: TaskDir, started: Started, facts: BTreeMap<String, String>) -> Begun {
+    Begun {
+        dir,
+        started,
+        facts,
+    }
+}
+
+fn facts(prepared: &Prepared) -> BTreeMap<String, String> {
+    let mut facts = facts_of(&prepared.task);
+    if let Some(jre) = &prepared.jre {
+        facts.insert("java.home".to_owned(), jre.home.display().to_string());
+        facts.insert("java.version".to_owned(), jre.version.clone());
+    }
+    facts.insert("user".to_owned(), prepared.account.name.clone());
+    facts
+}
+
+fn facts_of(task: &Task) -> BTreeMap<String, String> {
+    let mut facts = BTreeMap::from([
+        ("container".to_owned(), task.id.container()),
+        ("cgroup".to_owned(), task.cgroup.path.clone()),
+    ]);
+    if let Program::Java(java) = &task.program
+        && let Some(jar) = &java.jar
+    {
+        facts.insert("jar".to_owned(), jar.display().to_string());
+    }
+    facts
+}
+
+/// A wrong job stays wrong. A missing JVM may be there at another time, or on another node.
+fn refused(error: &PrepareError) -> StartError {
+    match error {
+        PrepareError::Jre(_) => StartError::passing(error.to_string()),
+        _ => StartError::fatal(whole(error)),
+    }
+}
+
+/// One reading of everything that a task uses.
+fn usage(dir: &TaskDir) -> io::Result<Reading> {
+    let intent = dir.intent()?.ok_or(io::ErrorKind::NotFound)?;
+    let root = Path::new(cgroup::ROOT);
+    let cgroup = Cgroup::of(&cgroup::detect(root), root, &intent.task.cgroup);
+    let total = cgroup.usage()?;
+    let processes = cgroup.pids()?.into_iter().filter_map(|pid| {
+        // One that has ended meanwhile uses nothing.
+        let usage = stats::of_process(Path::new("/proc"), pid).ok()?;
+        Some((pid, usage))
+    });
+    Ok(Reading {
+        at: SystemTime::now(),
+        total,
+        processes: processes.collect(),
+    })
+}
+
+/// How it ended, or that nobody knows.
+fn truthful(exit: Exit) -> Result<Exit, EngineError> {
+    match &exit.error {
+        Some(error) => Err(EngineError(error.clone())),
+        None => Ok(exit),
+    }
+}
+
+fn unexpected(answer: &Answer) -> EngineError {
+    EngineError(format!("the shim's answer makes no sense: {answer:?}"))
+}
+
+fn engine(error: impl std::error::Error) -> EngineError {
+    EngineError(whole(&error))
+}
+
+/// An error with its causes, in one line each.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,305 @@
+//! A container's first process: its identity, the signals to it, and how it ended. Nothing here acts on a bare pid: a
+//! process is its pid and its start time, and is held by a pidfd from then on.
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    process::ExitStatus,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags},
+    io::Errno,
+    process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
+};
+
+use crate::state::Started;
+
+/// The process.
+#[derive(Debug)]
+pub struct Init {
+    pid: i32,
+    start_time: u64,
+    pidfd: OwnedFd,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// In a way that nobody can learn any more: it was somebody else's child.
+    Unknown,
+}
+
+impl Init {
+    /// The process that has this pid now, for one that is known to have it: a child that nobody has waited for.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        Self::held(pid, open(pid)?)
+    }
+
+    /// The process that a pidfd holds, and whose pid is known.
+    pub(crate) fn held(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            pid,
+            start_time: Stat::read(pid)?.start_time,
+            pidfd,
+        })
+    }
+
+    /// The process of a record, if it still exists; a process that has ended and was not collected does exist.
+    pub fn find(started: &Started) -> io::Result<Option<Self>> {
+        let found = match Self::of(started.pid) {
+            Err(error) if is_gone(&error) => return Ok(None),
+            found => found?,
+        };
+        // The pidfd came first: it holds the process whose start time was read, or one that is gone already.
+        Ok((found.start_time == started.start_time).then_some(found))
+    }
+
+    /// Its record.
+    pub fn started(&self, started_at: i64) -> Started {
+        Started {
+            pid: self.pid,
+            start_time: self.start_time,
+            started_at,
+        }
+    }
+
+    /// Whether this process is its parent.
+    pub(crate) fn is_child_of(&self, parent: u32) -> bool {
+        Stat::read(self.pid)
+            .is_ok_and(|stat| stat.start_time == self.start_time && stat.parent == parent)
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_alive(&self) -> bool {
+        !self.has_ended().unwrap_or(false)
+    }
+
+    /// Sends it a signal. One that has ended gets none, without an error.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        let info = std::ptr::null::<libc::siginfo_t>();
+        // Not through rustix, which knows no real-time signals.
+        // SAFETY: the pidfd is open, and the kernel takes a null `info` for none.
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.as_raw_fd(),
+                signal,
+                info,
+                0,
+            )
+        };
+        let error = io::Error::last_os_error();
+        if sent == 0 || is_gone(&error) {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    }
+
+    /// How it ended, if it has. Collects it when it is a child of this process.
+    pub fn ending(&self) -> io::Result<Option<Ending>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+            Ok(None) => Ok(None),
+            Ok(Some(status)) => Ok(Some(match status.exit_status() {
+                Some(code) => Ending::Code(code),
+                None => Ending::Signal(status.terminating_signal().unwrap_or(0)),
+            })),
+            Err(Errno::CHILD) if self.has_ended()? => Ok(Some(self.ending_of_a_stranger())),
+            Err(Errno::CHILD) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn has_ended(&self) -> io::Result<bool> {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        crate::runtime::wait(&mut fds, Some(std::time::Duration::ZERO))?;
+        Ok(!fds[0].revents().is_empty())
+    }
+
+    /// How a process ended that is not our child: as long as nobody has collected it, its line in `/proc` says so; from
+    /// then on its pidfd does, since Linux 6.15.
+    fn ending_of_a_stranger(&self) -> Ending {
+        let uncollected = Stat::read(self.pid)
+            .ok()
+            .filter(|stat| stat.start_time == self.start_time && stat.is_over)
+            .and_then(|stat| stat.exit_code);
+        uncollected
+            .or_else(|| exit_code_of(self.pidfd.as_fd()))
+            .map_or(Ending::Unknown, Ending::from_wait_status)
+    }
+}
+
+impl AsFd for Init {
+    /// Becomes readable when the process has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+impl Ending {
+    fn from_wait_status(raw: i32) -> Self {
+        let status = ExitStatus::from_raw(raw);
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code(code),
+            (None, Some(signal)) => Self::Signal(signal),
+            (None, None) => Self::Unknown,
+        }
+    }
+}
+
+fn open(pid: i32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESRCH) || error.kind() == io::ErrorKind::NotFound
+}
+
+/// What is needed of `/proc/<pid>/stat` (proc(5)).
+struct Stat {
+    is_over: bool,
+    parent: u32,
+    start_time: u64,
+    exit_code: Option<i32>,
+}
+
+impl Stat {
+    fn read(pid: i32) -> io::Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        Self::parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// The name in field 2 is in parentheses and may hold any character; field 3 is the first after the last of them.
+    fn parse(text: &str) -> Option<Self> {
+        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+        Some(Self {
+            is_over: matches!(*fields.first()?, "Z" | "X"),
+            parent: fields.get(4 - 3)?.parse().ok()?,
+            start_time: fields.get(22 - 3)?.parse().ok()?,
+            exit_code: fields.get(52 - 3).and_then(|code| code.parse().ok()),
+        })
+    }
+}
+
+/// `struct pidfd_info` of `linux/pidfd.h`, in its first version of 64 bytes.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// `PIDFD_INFO_EXIT`.
+const INFO_EXIT: u64 = 1 << 3;
+/// `PIDFD_GET_INFO`: `_IOWR(0xFF, 11, struct pidfd_info)`.
+const GET_INFO: libc::c_ulong = (3 << 30) | (64 << 16) | (0xFF << 8) | 11;
+
+/// The wait status of a process that somebody else has collected.
+fn exit_code_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let mut info = PidfdInfo {
+        mask: INFO_EXIT,
+        ..PidfdInfo::default()
+    };
+    // SAFETY: the request's number says the size of what it writes, and `info` has that size.
+    let answered = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO as _, &raw mut info) };
+    (answered == 0 && info.mask & INFO_EXIT != 0).then_some(info.exit_code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use runyard_common::testing::{eventually, patience};
+
+    use super::*;
+
+    fn cat() -> (Child, Init) {
+        let child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let init = Init::of(i32::try_from(child.id()).unwrap()).unwrap();
+        (child, init)
+    }
+
+    fn ending(init: &Init) -> Ending {
+        eventually(patience(), || init.ending().unwrap())
+    }
+
+    #[test]
+    fn a_code_and_a_signal_are_told_apart() {
+        let (mut child, init) = cat();
+        assert_eq!(init.ending().unwrap(), None);
+        drop(child.stdin.take());
+        assert_eq!(ending(&init), Ending::Code(0));
+        let (_child, init) = cat();
+        init.signal(libc::SIGKILL).unwrap();
+        assert_eq!(ending(&init), Ending::Signal(9));
+    }
+
+    #[test]
+    fn a_signal_to_what_has_ended_is_no_error() {
+        let (_child, init) = cat();
+        init.signal(libc::SIGKILL).unwrap();
+        ending(&init);
+        init.signal(libc::SIGTERM).unwrap();
+    }
+
+    #[test]
+    fn a_process_with_the_same_pid_and_another_start_is_another_one() {
+        let (_child, init) = cat();
+        let mut record = init.started(0);
+        assert!(Init::find(&record).unwrap().is_some());
+        record.start_time += 1;
+        assert!(Init::find(&record).unwrap().is_none());
+        init.signal(libc::SIGKILL).unwrap();
+        ending(&init);
+        record.start_time -= 1;
+        assert!(Init::find(&record).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_strangers_code_is_read_before_it_is_collected() {
+        let mut shell = Command::new("sh")
+            .args(["-c", "sh -c 'read x; exit 42' & echo $!; read y; wait"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let stdout = shell.stdout.take().unwrap();
+        io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line).unwrap();
+        let init = Init::of(line.trim().parse().unwrap()).unwrap();
+        // In a shell without job control, what runs in the background has no stdin: it reads its end and goes on.
+        assert_eq!(ending(&init), Ending::Code(42));
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        if exit_code_of(init.as_fd()).is_none() {
+            eprintln!("skipped: this kernel forgets how a process ended (before Linux 6.15)");
+            return;
+        }
+        assert_eq!(ending(&init), Ending::Code(42));
+    }
+
+    #[test]
+    fn a_name_with_parentheses_hides_no_field() {
+        let fields = (4..=52).map(|field| field.to_string()).collect::<Vec<_>>();
+        let stat = Stat::parse(&format!("7 (a) Z 1) S {}", fields.join(" "))).unwrap();
+        assert!(!stat.is_over);
+        assert_eq!(stat.start_time, 22);
+        assert_eq!(stat.exit_code, Some(52));
+    }
+}
