@@ -8,6 +8,7 @@
 
 mod daemon;
 mod output;
+mod paper;
 mod process;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 pub use daemon::Daemon;
 pub use output::Output;
+pub use paper::Paper;
 pub use process::{children, is_alive};
 pub use tempfile::TempDir;
 

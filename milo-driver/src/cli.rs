@@ -3,6 +3,7 @@
 
 mod check;
 mod config;
+mod conformance;
 mod doctor;
 mod exec;
 mod inspect;
@@ -72,6 +73,8 @@ enum Verb {
     Check(check::Args),
     /// Be the plugin of a Nomad agent, which starts this by itself
     Serve,
+    /// Play a Nomad agent against a driver plugin, and say what it does wrong
+    Conformance(conformance::Args),
     /// Look at the configuration of the command line
     Config(config::Args),
     /// Find out what works here, what does not, and how to mend it
@@ -161,6 +164,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit> {
         Verb::Completions(args) => return cli::print_completions::<Cli>(&args, &printer),
         Verb::Man => return cli::print_man::<Cli>(&printer),
         Verb::Version => return version(&printer),
+        Verb::Conformance(args) => return conformance::run(args, &printer),
         Verb::Config(args) => return config::run(&args, &printer, settings),
         _ => {}
     }
@@ -183,9 +187,12 @@ fn dispatch(verb: Verb, context: &Context) -> anyhow::Result<Exit> {
         Verb::Jres(args) => jres::run(&args, context),
         Verb::Check(args) => check::run(&args, context),
         Verb::Doctor(args) => doctor::run(&args, context),
-        Verb::Serve | Verb::Config(_) | Verb::Completions(_) | Verb::Man | Verb::Version => {
-            Ok(Exit::Internal)
-        }
+        Verb::Serve
+        | Verb::Conformance(_)
+        | Verb::Config(_)
+        | Verb::Completions(_)
+        | Verb::Man
+        | Verb::Version => Ok(Exit::Internal),
     }
 }
 

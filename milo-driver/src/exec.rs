@@ -103,8 +103,8 @@ pub struct Session {
 
 /// A process' streams. They block; a loop sets `O_NONBLOCK` where it wants to.
 ///
-/// With a terminal, `stdin` and `stdout` are the same terminal, the end of the output reads as `EIO`, and `stderr` is what
-/// crun itself has to say: that there is no such program, which it finds out only when the terminal is there.
+/// With a terminal, `stdin` and `stdout` are the same terminal, `stderr` is none, and the end of the output reads as `EIO`.
+/// That there is no such program is found out only then: crun writes it to the terminal.
 #[derive(Debug)]
 pub struct Streams {
     /// Where its input is written. Closing it is the input's end; on a terminal that takes a Ctrl-D (0x04).
@@ -225,9 +225,8 @@ fn with_terminal(
     let command = command(runtime, &desk, container, Some(&socket));
     let mut process = Process::start(command, desk)?;
     let received = console.receive(&process, Instant::now() + PATIENCE);
-    let terminal = match received.map_err(host("receive the terminal"))? {
-        Some(terminal) => terminal,
-        None => return Err(ExecError::Container(process.last_words())),
+    let Some(terminal) = received.map_err(host("receive the terminal"))? else {
+        return Err(ExecError::Container(process.last_words()));
     };
     if let Some(size) = size {
         terminal
@@ -243,7 +242,7 @@ fn with_terminal(
     let streams = Streams {
         stdin: Some(copy()?),
         stdout: Some(copy()?),
-        stderr: process.child.stderr.take().map(OwnedFd::from),
+        stderr: None,
     };
     Ok(Session {
         streams,

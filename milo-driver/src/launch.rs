@@ -134,7 +134,7 @@ impl Launcher {
             return Ok(found);
         }
         self.end(&dir)?;
-        self.clear(&dir)?;
+        clear(&dir)?;
         self.write(&dir, task, bundle)?;
         let begun = self.spawn_shim(&dir, None).and_then(|()| self.begin(&dir));
         self.or_undone(&dir, begun)
@@ -172,7 +172,7 @@ impl Launcher {
                 source: io::ErrorKind::AlreadyExists.into(),
             });
         }
-        self.clear(&dir)?;
+        clear(&dir)?;
         self.write(&dir, task, bundle)?;
         Ok(dir)
     }
@@ -253,7 +253,7 @@ impl Launcher {
     pub fn dismiss(&self, dir: &TaskDir) -> Result<(), LaunchError> {
         let lock = lock(dir)?;
         self.end(dir)?;
-        self.clear(dir)?;
+        clear(dir)?;
         lock.remove();
         Ok(())
     }
@@ -305,7 +305,7 @@ impl Launcher {
             // What cannot be undone now is left to a later dismissal; the first error says more.
             let _ = self.end(dir);
             if ephemeral {
-                let _ = self.clear(dir);
+                let _ = clear(dir);
             }
         }
         begun
@@ -347,23 +347,21 @@ impl Launcher {
         let _ = enclosure.remove();
         Ok(())
     }
+}
 
-    fn clear(&self, dir: &TaskDir) -> Result<(), LaunchError> {
-        dir.remove().map_err(record("cannot remove", dir))
-    }
+fn clear(dir: &TaskDir) -> Result<(), LaunchError> {
+    dir.remove().map_err(record("cannot remove", dir))
 }
 
 /// Has a living shim end everything, and waits for its own end.
 fn dismissed(dir: &TaskDir) -> Result<(), LaunchError> {
     let mut connection = open(dir)?;
-    match connection.request(&Request::Dismiss)? {
-        Answer::Failed { error } => Err(LaunchError::Container(error)),
-        _ => {
-            // It closes the connection by ending.
-            let _ = connection.receive();
-            Ok(())
-        }
+    if let Answer::Failed { error } = connection.request(&Request::Dismiss)? {
+        return Err(LaunchError::Container(error));
     }
+    // It closes the connection by ending.
+    let _ = connection.receive();
+    Ok(())
 }
 
 fn open(dir: &TaskDir) -> Result<Connection, ShimError> {

@@ -30,7 +30,7 @@
 //! | what a container is made of | [`bundle`], [`host`] (facts about this machine), [`cgroup`], [`stats`] |
 //! | what runs | [`prepare`], [`runtime`] (the seam to crun), [`shim`], [`init`], [`state`] (its files), [`launch`], [`exec`] |
 //! | the plugin | [`serve`], [`handshake`], [`proto`], [`api`], [`server`], [`registry`], [`engine`], [`fingerprint`], [`sweep`] |
-//! | the command line | `cli`, [`config`] (the operator's decisions), [`settings`] (where they come from) |
+//! | the command line | `cli`, [`config`] (the operator's decisions), [`settings`] (where they come from), [`conformance`] |
 //!
 //! # Invariants
 //!
@@ -45,6 +45,7 @@ pub mod bundle;
 pub mod cgroup;
 mod cli;
 pub mod config;
+pub mod conformance;
 pub mod engine;
 pub mod exec;
 pub mod fingerprint;

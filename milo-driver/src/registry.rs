@@ -179,6 +179,7 @@ impl<E: Engine> Registry<E> {
             Ok(begun) => {
                 let mut annotations = begun.facts.clone();
                 annotations.insert("pid".to_owned(), begun.started.pid.to_string());
+                tracing::info!(task = %entry.who.id, pid = begun.started.pid, "task started");
                 self.tell(&entry.who, "Started the container", annotations);
                 self.run(entry, begun);
             }
@@ -227,6 +228,10 @@ impl<E: Engine> Registry<E> {
             }
             _ => false,
         });
+        if is_first {
+            let Exit { code, signal, .. } = exit;
+            tracing::info!(task = %entry.who.id, code, signal, oom = exit.oom_killed, "task ended");
+        }
         if is_first && exit.oom_killed {
             let message =
                 "The kernel killed a process of the task: it was out of memory under its own limit";

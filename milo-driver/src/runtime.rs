@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn only_the_end_of_much_output_is_kept() {
         let script = "i=0; while [ $i -lt 3000 ]; do echo 0123456789 >&2; i=$((i+1)); done; echo last >&2; exit 3";
-        let finished = run(&mut shell(script), Duration::from_secs(60)).unwrap();
+        let finished = run(&mut shell(script), Duration::from_mins(1)).unwrap();
         assert_eq!(finished.status.code(), Some(3));
         assert_eq!(finished.stderr.len(), KEPT);
         assert!(words(&finished.stderr).starts_with("last\n"));
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_grandchild_that_holds_stderr_is_not_waited_for() {
-        let patience = Duration::from_secs(60);
+        let patience = Duration::from_mins(1);
         let began = Instant::now();
         let finished = run(&mut shell("sleep 5 & echo done >&2"), patience).unwrap();
         assert!(!finished.late);

@@ -32,6 +32,7 @@ use std::{
     time::Instant,
 };
 
+use runyard_common::memory;
 use rustix::{
     event::{PollFd, PollFlags},
     fs::{FlockOperation, flock},
@@ -173,6 +174,7 @@ fn is_inherited(stdio: &Stdio) -> bool {
 /// Leads a life to its end.
 pub fn serve(mut life: Life, mut server: Server) {
     let mut alone_since = Some(Instant::now());
+    let mut has_worked = true;
     while !life.is_over() {
         let abandoned = alone_since
             .zip(life.patience())
@@ -182,9 +184,13 @@ pub fn serve(mut life: Life, mut server: Server) {
             alone_since = Some(Instant::now());
         }
         let look = life.next_look().into_iter().chain(abandoned).min();
+        if std::mem::take(&mut has_worked) {
+            // What could not be given back is kept.
+            let _ = memory::release_startup_pages();
+        }
         // Waiting fails for lack of memory only, and then not for long.
         let _ = pause(&life, &server, look);
-        turn(&mut life, &mut server);
+        has_worked = turn(&mut life, &mut server);
         alone_since = match (server.has_clients(), alone_since) {
             (true, _) => None,
             (false, since) => since.or_else(|| Some(Instant::now())),
@@ -205,9 +211,12 @@ fn pause(life: &Life, server: &Server, until: Option<Instant>) -> io::Result<()>
 }
 
 /// Everything that is due: what was asked, what has happened, who is to be told, and only then what nobody waits for.
-fn turn(life: &mut Life, server: &mut Server) {
+/// Says whether it was more than copying.
+fn turn(life: &mut Life, server: &mut Server) -> bool {
     life.advance();
-    for heard in server.hear() {
+    let all_heard = server.hear();
+    let mut has_worked = !all_heard.is_empty();
+    for heard in all_heard {
         match heard {
             Heard::Request(client, request) => life.ask(client, &request),
             Heard::Nonsense(client, error) => server.answer(client, &Answer::Failed { error }),
@@ -216,6 +225,8 @@ fn turn(life: &mut Life, server: &mut Server) {
     }
     for (client, answer) in life.answers() {
         server.answer(client, &answer);
+        has_worked = true;
     }
     life.tidy_up();
+    has_worked
 }

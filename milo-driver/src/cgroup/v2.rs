@@ -147,7 +147,7 @@ mod tests {
         fs::write(root.path().join("cpu.stat"), "usage_usec 1\n").unwrap();
         let usage = Group::new(root.path().to_owned()).usage().unwrap();
         assert_eq!(usage.memory, Memory::default());
-        assert_eq!(usage.cpu.measured(), ["Percent"]);
+        assert_eq!((usage.cpu.user, usage.cpu.throttled), (None, None));
     }
 
     #[test]

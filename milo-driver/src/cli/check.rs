@@ -107,14 +107,13 @@ fn refuse(args: &Args, context: &Context, error: &JarError) -> std::io::Result<(
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fs,
-        io::{self, Write},
-        sync::{Arc, Mutex},
-    };
+    use std::fs;
 
     use clap::Parser;
-    use runyard_common::{output::Printer, testing::tempdir};
+    use runyard_common::{
+        output::Printer,
+        testing::{Paper, tempdir},
+    };
 
     use super::*;
     use crate::config::Config;
@@ -123,19 +122,6 @@ mod tests {
     struct Line {
         #[command(flatten)]
         args: Args,
-    }
-
-    #[derive(Clone, Default)]
-    struct Paper(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Paper {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
     }
 
     /// What `check` prints about a file, and how it ends.
@@ -152,8 +138,7 @@ mod tests {
         };
         let line = Line::parse_from(["check", path.to_str().unwrap()]);
         let exit = run(&line.args, &context).unwrap();
-        let text = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
-        (text, exit.code())
+        (paper.text(), exit.code())
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::*;
 use crate::{
     fingerprint::{Crun, Java},
     state::{Started, StateRoot},
+    stats::Usage,
 };
 
 /// The fake. Clones share it.

@@ -113,8 +113,7 @@ impl Init {
                 Some(code) => Ending::Code(code),
                 None => Ending::Signal(status.terminating_signal().unwrap_or(0)),
             })),
-            Err(Errno::CHILD) if self.has_ended()? => Ok(Some(self.ending_of_a_stranger())),
-            Err(Errno::CHILD) => Ok(None),
+            Err(Errno::CHILD) => Ok(self.has_ended()?.then(|| self.ending_of_a_stranger())),
             Err(error) => Err(error.into()),
         }
     }
@@ -203,8 +202,8 @@ struct PidfdInfo {
 
 /// `PIDFD_INFO_EXIT`.
 const INFO_EXIT: u64 = 1 << 3;
-/// `PIDFD_GET_INFO`: `_IOWR(0xFF, 11, struct pidfd_info)`.
-const GET_INFO: libc::c_ulong = (3 << 30) | (64 << 16) | (0xFF << 8) | 11;
+/// `PIDFD_GET_INFO`: `_IOWR(0xFF, 11, struct pidfd_info)`, where the structure's size is 0x40.
+const GET_INFO: libc::c_ulong = 0xC040_FF0B;
 
 /// The wait status of a process that somebody else has collected.
 fn exit_code_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
@@ -273,20 +272,27 @@ mod tests {
 
     #[test]
     fn a_strangers_code_is_read_before_it_is_collected() {
-        let mut shell = Command::new("sh")
-            .args(["-c", "sh -c 'read x; exit 42' & echo $!; read y; wait"])
+        // The child ends when it is told; its parent has become something that collects nobody.
+        let mut parent = Command::new("sh")
+            .args([
+                "-c",
+                "exec 3<&0; (read x <&3; exit 42) & echo $!; exec sleep 1000",
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
-        let stdout = shell.stdout.take().unwrap();
+        let stdout = parent.stdout.take().unwrap();
         io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line).unwrap();
         let init = Init::of(line.trim().parse().unwrap()).unwrap();
-        // In a shell without job control, what runs in the background has no stdin: it reads its end and goes on.
+        assert_eq!(init.ending().unwrap(), None);
+        drop(parent.stdin.take());
         assert_eq!(ending(&init), Ending::Code(42));
-        drop(shell.stdin.take());
-        shell.wait().unwrap();
+        // From now on it belongs to those who collect everybody.
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        eventually(patience(), || Stat::read(init.pid).is_err().then_some(()));
         if exit_code_of(init.as_fd()).is_none() {
             eprintln!("skipped: this kernel forgets how a process ended (before Linux 6.15)");
             return;

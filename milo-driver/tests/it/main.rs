@@ -1,2 +1,10 @@
-//! The pieces of the driver with real runtimes and real JVMs. One binary; a file a subject.
+//! The driver's pieces and its binary with real crun and real JVMs. One binary; a file a subject.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests are tests"
+)]
+
 mod bundle;
+mod shim;

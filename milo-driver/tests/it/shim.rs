@@ -1,0 +1,860 @@
+//! Shims as real processes over real crun: what survives whose death, what is left, and what everyone is told.
+//!
+//! The container is the host's `/usr` behind a bundle written by hand: no Java, and nothing of the bundle builder.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use milo_driver::{
+    exec::{self, ExecRequest, Size},
+    launch::{LaunchError, Launcher, Recovered},
+    shim::{
+        client::{self, Connection},
+        init::Init,
+        protocol::{Answer, Request},
+    },
+    state::{Started, StateRoot, TaskDir},
+    task::{
+        CgroupPlace, Dirs, Exit, Limits, Network, OnFull, Origin, Program, Security, Stdio, Stream,
+        Task, TaskId,
+    },
+};
+use runyard_common::testing::{TempDir, eventually, patience, tempdir, tool_binary};
+use rustix::fs::{CWD, Mode, mkfifoat};
+
+/// A launcher with a state of its own, and one task.
+struct Place {
+    root: TempDir,
+    launcher: Launcher,
+    task: Task,
+    script: String,
+    /// `linux.resources` of the bundle.
+    resources: serde_json::Value,
+}
+
+/// The place, or nothing where containers cannot be made.
+fn place(script: &str) -> Option<Place> {
+    let crun = PathBuf::from("/usr/bin/crun");
+    if !crun.is_file() || !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root and crun in /usr/bin");
+        return None;
+    }
+    let root = tempdir();
+    let launcher = Launcher {
+        state: StateRoot::new(root.path().join("state")),
+        crun,
+        shim: tool_binary("milo-driver"),
+    };
+    let id = TaskId(root.path().display().to_string());
+    Some(Place {
+        task: task(id),
+        launcher,
+        script: script.to_owned(),
+        resources: serde_json::json!({}),
+        root,
+    })
+}
+
+fn task(id: TaskId) -> Task {
+    Task {
+        cgroup: CgroupPlace {
+            path: format!("/milo-test/{}", id.key()),
+            ..CgroupPlace::default()
+        },
+        id,
+        name: "test".into(),
+        origin: Origin::Nomad,
+        alloc_id: String::new(),
+        program: Program::Greeting {
+            shell: "sh".into(),
+            text: String::new(),
+        },
+        env: BTreeMap::new(),
+        user: String::new(),
+        dirs: Dirs::default(),
+        work_dir: None,
+        limits: Limits::default(),
+        mounts: Vec::new(),
+        tmpfs: Vec::new(),
+        devices: Vec::new(),
+        network: Network::Host,
+        dns: None,
+        extra_hosts: Vec::new(),
+        security: Security::default(),
+        init: false,
+        rootfs: None,
+        stdio: Stdio::default(),
+        ephemeral: false,
+    }
+}
+
+impl Place {
+    fn dir(&self) -> TaskDir {
+        self.launcher.state.task(&self.task.id)
+    }
+
+    /// Writes the bundle.
+    fn bundle(&self, bundle: &Path) -> io::Result<()> {
+        let rootfs = bundle.join("rootfs");
+        for name in ["usr", "proc", "dev", "tmp"] {
+            fs::create_dir_all(rootfs.join(name))?;
+        }
+        fs::set_permissions(rootfs.join("tmp"), fs::Permissions::from_mode(0o777))?;
+        for name in ["bin", "lib", "lib64"] {
+            std::os::unix::fs::symlink(format!("usr/{name}"), rootfs.join(name))?;
+        }
+        let namespaces =
+            ["pid", "mount", "ipc", "uts"].map(|kind| serde_json::json!({ "type": kind }));
+        let config = serde_json::json!({
+            "ociVersion": "1.0.0",
+            "process": {
+                "user": { "uid": 65534, "gid": 65534 },
+                "args": ["/usr/bin/sh", "-c", self.script],
+                "env": ["PATH=/usr/bin", "FROM=bundle"],
+                "cwd": "/",
+            },
+            "root": { "path": "rootfs" },
+            "mounts": [
+                { "destination": "/usr", "type": "bind", "source": "/usr", "options": ["rbind", "ro"] },
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"] },
+                { "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                  "options": ["newinstance", "ptmxmode=0666", "mode=0620"] },
+            ],
+            "linux": {
+                "namespaces": namespaces,
+                "cgroupsPath": self.task.cgroup.path,
+                "resources": self.resources,
+            },
+        });
+        fs::write(bundle.join("config.json"), config.to_string())
+    }
+
+    fn launch(&self) -> Result<Recovered, LaunchError> {
+        self.launcher
+            .launch(&self.task, |bundle| self.bundle(bundle))
+    }
+
+    fn run(&self) -> Started {
+        running(self.launch().unwrap())
+    }
+
+    fn connect(&self) -> Connection {
+        let connection = Connection::open(&self.dir()).unwrap();
+        connection.set_patience(Some(patience())).unwrap();
+        connection
+    }
+
+    fn ask(&self, request: &Request) -> Answer {
+        self.connect().request(request).unwrap()
+    }
+
+    fn exit(&self) -> Exit {
+        exited(self.ask(&Request::Wait))
+    }
+
+    fn stop(&self, timeout_ms: u64) -> Exit {
+        exited(self.ask(&Request::Stop {
+            signal: libc::SIGTERM,
+            timeout_ms,
+        }))
+    }
+
+    fn recover(&self) -> Recovered {
+        self.launcher.recover(&self.dir()).unwrap()
+    }
+
+    fn kill_shim(&self) {
+        let shim = self.connect().shim().unwrap();
+        kill(&shim);
+    }
+
+    /// What a program waits for that looks for `/tmp/go`.
+    fn go(&self) {
+        fs::write(self.dir().bundle().join("rootfs/tmp/go"), "").unwrap();
+    }
+
+    /// A FIFO as the program's stdout.
+    fn fifo(&mut self) -> PathBuf {
+        let path = self.root.path().join("stdout");
+        mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        self.task.stdio.stdout = Stream::Fifo(path.clone());
+        path
+    }
+
+    /// Dismisses, and checks that nothing is left anywhere.
+    fn dismiss(&self) {
+        self.launcher.dismiss(&self.dir()).unwrap();
+        self.launcher.dismiss(&self.dir()).unwrap();
+        assert!(!self.dir().path().exists());
+        self.assert_no_container();
+    }
+
+    fn assert_no_container(&self) {
+        let containers = fs::read_dir(self.launcher.state.crun_root());
+        assert_eq!(containers.map_or(0, Iterator::count), 0);
+        let left: Vec<PathBuf> = self.cgroups().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    /// The task's cgroups in every hierarchy.
+    fn cgroups(&self) -> impl Iterator<Item = PathBuf> {
+        let path = self.task.cgroup.path.trim_start_matches('/').to_owned();
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = fs::read_dir(root)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let all = hierarchies.chain([root.to_owned()]);
+        all.map(move |hierarchy| hierarchy.join(&path))
+            .filter(|path| path.exists())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // After a test that has failed; one that has not has seen to it.
+        let _ = self.launcher.dismiss(&self.dir());
+    }
+}
+
+fn running(recovered: Recovered) -> Started {
+    match recovered {
+        Recovered::Running(started) => started,
+        Recovered::Exited(exit) => panic!("it has ended: {exit:?}"),
+    }
+}
+
+fn exited(answer: Answer) -> Exit {
+    match answer {
+        Answer::Exited(exit) => exit,
+        other => panic!("it has not ended: {other:?}"),
+    }
+}
+
+fn kill(process: &Init) {
+    process.signal(libc::SIGKILL).unwrap();
+    eventually(patience(), || (!process.is_alive()).then_some(()));
+}
+
+fn init(started: &Started) -> Init {
+    Init::find(started).unwrap().expect("the first process")
+}
+
+/// Opens a FIFO as a log collector does, and reads one line.
+fn line(path: &Path) -> String {
+    let mut line = String::new();
+    BufReader::new(File::open(path).unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    line
+}
+
+#[test]
+fn exit_codes_and_signals_are_the_programs_own() {
+    for (script, code, signal) in [
+        ("exit 0", 0, 0),
+        ("exit 1", 1, 0),
+        ("exit 42", 42, 0),
+        ("exit 255", 255, 0),
+        ("trap 'exit 143' TERM; kill -TERM $$; exit 1", 143, 0),
+    ] {
+        let Some(place) = place(script) else { return };
+        place.launch().unwrap();
+        let exit = place.exit();
+        assert_eq!((exit.code, exit.signal), (code, signal), "{script}");
+        assert!(!exit.oom_killed && exit.error.is_none());
+        // Asked again after the end, the launcher does not run it a second time.
+        assert_eq!(place.launch().unwrap(), Recovered::Exited(exit));
+        place.dismiss();
+    }
+}
+
+#[test]
+fn a_killed_container_is_told_with_its_signal() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    let started = place.run();
+    init(&started).signal(libc::SIGKILL).unwrap();
+    let exit = place.exit();
+    assert_eq!((exit.code, exit.signal), (137, 9));
+    place.dismiss();
+}
+
+#[test]
+fn a_task_survives_its_shim_and_is_found_again() {
+    let Some(mut place) = place("echo begun; while [ ! -e /tmp/go ]; do sleep 0.01; done; exit 42")
+    else {
+        return;
+    };
+    let stdout = place.fifo();
+    let started = place.run();
+    assert_eq!(line(&stdout), "begun\n");
+    place.kill_shim();
+    assert!(init(&started).is_alive());
+    assert_eq!(running(place.recover()), started);
+    // A second recovery finds the same shim.
+    assert_eq!(running(place.recover()), started);
+    place.go();
+    let exit = place.exit();
+    // Kernels before 6.15 forget how somebody else's child ended.
+    assert!(exit.code == 42 || exit.error.is_some(), "{exit:?}");
+    place.dismiss();
+}
+
+#[test]
+fn what_ended_without_a_shim_is_told_as_such() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    let started = place.run();
+    place.kill_shim();
+    kill(&init(&started));
+    // Somebody has to collect it: until then it is there, and says how it ended.
+    let Recovered::Exited(exit) = recovered_end(&place) else {
+        panic!("it runs");
+    };
+    assert!(exit.code == 137 || exit.error.is_some(), "{exit:?}");
+    assert_eq!(place.recover(), Recovered::Exited(exit));
+    place.dismiss();
+}
+
+fn recovered_end(place: &Place) -> Recovered {
+    eventually(patience(), || {
+        Some(place.recover()).filter(|found| matches!(found, Recovered::Exited(_)))
+    })
+}
+
+#[test]
+fn an_exit_that_nobody_saw_is_told_by_its_record() {
+    let Some(place) = place("exit 7") else { return };
+    place.launch().unwrap();
+    assert_eq!(place.exit().code, 7);
+    place.kill_shim();
+    let Recovered::Exited(exit) = place.recover() else {
+        panic!("it runs");
+    };
+    assert_eq!(exit.code, 7);
+    place.dismiss();
+}
+
+#[test]
+fn a_shim_killed_before_the_start_is_replaced_by_a_new_launch() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    let prepared = place
+        .launcher
+        .prepare(&place.task, |bundle| place.bundle(bundle));
+    place.launcher.spawn_shim(&prepared.unwrap(), None).unwrap();
+    let Answer::Created(created) = place.ask(&Request::State) else {
+        panic!("not created");
+    };
+    place.kill_shim();
+    let error = place.launcher.recover(&place.dir()).unwrap_err();
+    assert!(matches!(error, LaunchError::NeverStarted(_)), "{error}");
+    place.kill_shim();
+    let old = init(&created);
+    let started = place.run();
+    assert_ne!(started.pid, created.pid);
+    eventually(patience(), || (!old.is_alive()).then_some(()));
+    place.dismiss();
+}
+
+#[test]
+fn a_shim_killed_while_it_creates_leaves_nothing_that_a_new_launch_stumbles_over() {
+    for delay in [0, 2, 5, 10, 15, 20, 30] {
+        let Some(place) = place("exec sleep 1000") else {
+            return;
+        };
+        let prepared = place
+            .launcher
+            .prepare(&place.task, |bundle| place.bundle(bundle));
+        let dir = prepared.unwrap();
+        place.launcher.spawn_shim(&dir, None).unwrap();
+        let shim = place.connect().shim().unwrap();
+        // A moment somewhere in the creation: the point is that it does not matter where.
+        thread::sleep(Duration::from_millis(delay));
+        kill(&shim);
+        place.run();
+        assert_eq!(processes_of(&place), 1);
+        place.dismiss();
+    }
+}
+
+/// How many processes the task's cgroup holds.
+fn processes_of(place: &Place) -> usize {
+    let counts = place.cgroups().map(|cgroup| {
+        let procs = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+        procs.lines().count()
+    });
+    counts.max().unwrap_or(0)
+}
+
+#[test]
+fn launches_of_the_same_task_at_the_same_time_are_one() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    let started: Vec<Started> = thread::scope(|scope| {
+        let launches: Vec<_> = (0..4).map(|_| scope.spawn(|| place.run())).collect();
+        launches
+            .into_iter()
+            .map(|launch| launch.join().unwrap())
+            .collect()
+    });
+    assert!(started.iter().all(|one| *one == started[0]), "{started:?}");
+    assert_eq!(processes_of(&place), 1);
+    place.dismiss();
+}
+
+#[test]
+fn a_container_that_cannot_be_made_is_told_in_cruns_words_and_leaves_nothing() {
+    let Some(place) = place("exit 0") else { return };
+    let broken = |bundle: &Path| {
+        place.bundle(bundle)?;
+        let config = fs::read_to_string(bundle.join("config.json"))?;
+        fs::write(
+            bundle.join("config.json"),
+            config.replace("/usr/bin/sh", "/no/such/program"),
+        )
+    };
+    let error = place
+        .launcher
+        .launch(&place.task, broken)
+        .unwrap_err()
+        .to_string();
+    let (first, rest) = error.split_once('\n').unwrap();
+    assert!(
+        first.starts_with("crun create: ") && first.contains("/no/such/program"),
+        "{first}"
+    );
+    assert_eq!(rest, format!("log: {}", place.dir().log().display()));
+    assert!(Connection::open(&place.dir()).unwrap_err().is_dead());
+    place.assert_no_container();
+    // The next one with the same name begins anew.
+    place.launch().unwrap();
+    assert_eq!(place.exit().code, 0);
+    place.dismiss();
+}
+
+#[test]
+fn a_dead_shims_task_can_be_dismissed() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    let started = place.run();
+    place.kill_shim();
+    let init = init(&started);
+    place.dismiss();
+    assert!(!init.is_alive());
+}
+
+#[test]
+fn what_ignores_sigterm_is_killed_in_time() {
+    for timeout_ms in [0, 200] {
+        let Some(mut place) = place("trap '' TERM; echo deaf; while :; do sleep 1000; done") else {
+            return;
+        };
+        let stdout = place.fifo();
+        place.run();
+        assert_eq!(line(&stdout), "deaf\n");
+        let began = Instant::now();
+        let exit = place.stop(timeout_ms);
+        assert!(began.elapsed() >= Duration::from_millis(timeout_ms));
+        assert_eq!((exit.code, exit.signal), (137, 9));
+        assert_eq!(place.stop(timeout_ms), exit);
+        place.dismiss();
+    }
+}
+
+#[test]
+fn a_fork_bomb_is_held_by_its_limit_and_ended_by_a_stop() {
+    let Some(mut place) =
+        place("echo boom; b() { while :; do sleep 1000 & done; }; b & b & exec sleep 1000")
+    else {
+        return;
+    };
+    place.resources = serde_json::json!({ "pids": { "limit": 64 } });
+    let stdout = place.fifo();
+    place.run();
+    assert_eq!(line(&stdout), "boom\n");
+    eventually(patience(), || (processes_of(&place) > 32).then_some(()));
+    assert!(processes_of(&place) <= 64);
+    assert_eq!(place.stop(0).signal, 9);
+    place.dismiss();
+}
+
+#[test]
+fn death_for_lack_of_memory_is_told_as_such() {
+    let Some(mut place) = place("exec tail /dev/zero") else {
+        return;
+    };
+    place.resources = serde_json::json!({ "memory": { "limit": 33_554_432, "swap": 33_554_432 } });
+    place.launch().unwrap();
+    let exit = place.exit();
+    place.dismiss();
+    assert!(exit.oom_killed, "{exit:?}");
+    assert_eq!(exit.signal, 9);
+}
+
+#[test]
+fn output_waits_for_a_reader_that_comes_late_or_comes_back() {
+    let Some(mut place) = place("head -c 300000 /usr/bin/crun; sleep 1000 & wait") else {
+        return;
+    };
+    let stdout = place.fifo();
+    place.run();
+    let expected = fs::read("/usr/bin/crun").unwrap();
+    let mut arrived = vec![0; 300_000];
+    let (first, second) = arrived.split_at_mut(100_000);
+    File::open(&stdout).unwrap().read_exact(first).unwrap();
+    let mut reader = File::open(&stdout).unwrap();
+    reader.read_exact(second).unwrap();
+    assert!(arrived == expected[..300_000]);
+    place.stop(0);
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    place.dismiss();
+}
+
+#[test]
+fn output_is_not_lost_when_the_shim_dies_while_it_copies() {
+    let Some(mut place) = place(
+        "echo one; while [ ! -e /tmp/go ]; do sleep 0.01; done; echo two; >/tmp/done; exec sleep 1000",
+    ) else {
+        return;
+    };
+    let log = place.root.path().join("log");
+    place.task.stdio.stdout = Stream::File {
+        path: log.clone(),
+        max_bytes: 1_000_000,
+    };
+    place.run();
+    let has = |text: &str| (fs::read_to_string(&log).unwrap_or_default() == text).then_some(());
+    eventually(patience(), || has("one\n"));
+    place.kill_shim();
+    place.go();
+    let done = place.dir().bundle().join("rootfs/tmp/done");
+    eventually(patience(), || done.exists().then_some(()));
+    running(place.recover());
+    eventually(patience(), || has("one\ntwo\n"));
+    place.dismiss();
+}
+
+#[test]
+fn a_program_that_may_lose_output_is_not_held_up() {
+    let Some(mut place) = place("head -c 1000000 /usr/bin/crun /usr/bin/crun /usr/bin/crun") else {
+        return;
+    };
+    place.fifo();
+    place.task.stdio.on_full = OnFull::Drop;
+    place.run();
+    assert_eq!(place.exit().code, 0);
+    let log = fs::read_to_string(place.dir().log()).unwrap();
+    assert!(
+        log.contains("stdout: ") && log.contains(" bytes were dropped"),
+        "{log}"
+    );
+    place.dismiss();
+}
+
+#[test]
+fn the_attached_have_their_own_streams_and_leave_nothing() {
+    let Some(mut place) = place("read line; echo got $line; exit 9") else {
+        return;
+    };
+    place.task.ephemeral = true;
+    for stream in [
+        &mut place.task.stdio.stdin,
+        &mut place.task.stdio.stdout,
+        &mut place.task.stdio.stderr,
+    ] {
+        *stream = Stream::Inherited;
+    }
+    let (stdin, mut input) = io::pipe().unwrap();
+    let (mut output, stdout) = io::pipe().unwrap();
+    let stderr = stdout.try_clone().unwrap();
+    let streams = [OwnedFd::from(stdin), stdout.into(), stderr.into()];
+    let bundle = |bundle: &Path| place.bundle(bundle);
+    let (_, mut attached) = place
+        .launcher
+        .launch_attached(&place.task, streams, bundle)
+        .unwrap();
+    input.write_all(b"hello\n").unwrap();
+    let mut text = String::new();
+    // The end comes although the shim still lives: it keeps no copy.
+    output.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "got hello\n");
+    assert_eq!(exited(attached.receive().unwrap()).code, 9);
+    assert!(!place.dir().path().exists());
+    place.assert_no_container();
+}
+
+#[test]
+fn a_task_does_not_outlive_the_one_who_is_attached() {
+    let Some(mut place) = place("exec sleep 1000") else {
+        return;
+    };
+    place.task.ephemeral = true;
+    let streams = [(); 3].map(|()| OwnedFd::from(File::open("/dev/null").unwrap()));
+    let bundle = |bundle: &Path| place.bundle(bundle);
+    let (begun, attached) = place
+        .launcher
+        .launch_attached(&place.task, streams, bundle)
+        .unwrap();
+    let init = init(&running(begun));
+    drop(attached);
+    eventually(patience(), || (!init.is_alive()).then_some(()));
+    eventually(patience(), || (!place.dir().path().exists()).then_some(()));
+    place.assert_no_container();
+}
+
+#[test]
+fn a_shim_holds_nothing_of_its_starter_and_is_not_in_the_tasks_cgroup() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    // What a careless library leaves open for every child.
+    let (careless, _end) = io::pipe().unwrap();
+    rustix::io::fcntl_setfd(&careless, rustix::io::FdFlags::empty()).unwrap();
+    place.run();
+    let shim = place.connect().shim().unwrap().started(0).pid;
+    let proc = PathBuf::from(format!("/proc/{shim}"));
+    let targets: Vec<String> = fs::read_dir(proc.join("fd"))
+        .unwrap()
+        .map(|entry| {
+            fs::read_link(entry.unwrap().path())
+                .unwrap_or_default()
+                .display()
+                .to_string()
+        })
+        .collect();
+    assert!(
+        !targets.iter().any(|target| target.starts_with("pipe:")),
+        "{targets:?}"
+    );
+    assert_eq!(fs::read(proc.join("environ")).unwrap(), b"");
+    assert_eq!(fs::read_link(proc.join("cwd")).unwrap(), Path::new("/"));
+    let cgroup = fs::read_to_string(proc.join("cgroup")).unwrap();
+    assert!(!cgroup.contains(&place.task.cgroup.path), "{cgroup}");
+    let stat = fs::read_to_string(proc.join("stat")).unwrap();
+    let session = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .nth(3)
+        .unwrap()
+        .to_owned();
+    assert_eq!(session, shim.to_string());
+    place.dismiss();
+}
+
+#[test]
+fn a_second_shim_on_the_same_task_steps_back() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    let started = place.run();
+    let shim = place.connect().shim().unwrap();
+    place.launcher.spawn_shim(&place.dir(), None).unwrap();
+    assert_eq!(place.ask(&Request::State), Answer::Running(started));
+    assert!(shim.is_alive());
+    place.dismiss();
+    eventually(patience(), || (!shim.is_alive()).then_some(()));
+}
+
+#[tokio::test]
+async fn a_caller_that_must_not_block_is_answered_too() {
+    let Some(place) = place("exit 3") else { return };
+    assert!(
+        client::ask(&place.dir(), &Request::State)
+            .await
+            .unwrap_err()
+            .is_dead()
+    );
+    place.run();
+    let answer = client::ask(&place.dir(), &Request::Wait).await.unwrap();
+    assert_eq!(exited(answer).code, 3);
+    place.dismiss();
+}
+
+#[test]
+fn nobody_who_asks_a_stopped_task_is_left_without_answer() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    place.run();
+    let mut waiting: Vec<Connection> = (0..20).map(|_| place.connect()).collect();
+    for connection in &mut waiting {
+        connection.send(&Request::Wait).unwrap();
+    }
+    let began = Instant::now();
+    let exit = place.stop(0);
+    for connection in &mut waiting {
+        assert_eq!(exited(connection.receive().unwrap()), exit);
+    }
+    assert!(began.elapsed() < patience());
+    place.dismiss();
+}
+
+// === exec ===
+
+fn shell(script: &str) -> Vec<String> {
+    ["/usr/bin/sh", "-c", script].map(str::to_owned).into()
+}
+
+fn terminal(script: &str) -> ExecRequest {
+    ExecRequest {
+        command: shell(script),
+        tty: true,
+        ..ExecRequest::default()
+    }
+}
+
+/// Reads a terminal's output to its end, which is an error.
+fn everything(stream: OwnedFd) -> String {
+    let mut text = Vec::new();
+    let _ = File::from(stream).read_to_end(&mut text);
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn a_command_runs_as_the_containers_own_program_does() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    place.run();
+    let script = "echo hello stdout $FROM $(id -u); echo hello stderr >&2; readlink /proc/1/exe | head -c 5 >/dev/null; exit 43";
+    let output = exec::output(&place.dir(), shell(script), None, 4096).unwrap();
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "hello stdout bundle 65534\n"
+    );
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "hello stderr\n");
+    assert_eq!(output.code, Some(43));
+    let limit = Some(Duration::from_millis(300));
+    let late = exec::output(
+        &place.dir(),
+        shell("echo begun; exec sleep 1000"),
+        limit,
+        4096,
+    )
+    .unwrap();
+    assert_eq!(
+        (late.code, late.stdout.as_slice()),
+        (None, b"begun\n".as_slice())
+    );
+    eventually(patience(), || (processes_of(&place) == 1).then_some(()));
+    place.dismiss();
+}
+
+#[test]
+fn a_commands_input_is_passed_on() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    place.run();
+    let request = ExecRequest {
+        command: shell("echo hello from command; head -n1"),
+        ..ExecRequest::default()
+    };
+    let mut session = exec::spawn(&place.dir(), &request).unwrap();
+    let mut stdin = File::from(session.streams.stdin.take().unwrap());
+    stdin.write_all(b"hello from stdin\n").unwrap();
+    let output = everything(session.streams.stdout.take().unwrap());
+    assert_eq!(output, "hello from command\nhello from stdin\n");
+    assert_eq!(session.process.wait().unwrap(), 0);
+    place.dismiss();
+}
+
+#[test]
+fn a_terminal_has_a_size_echoes_and_ends_with_its_process() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    place.run();
+    let mut session = exec::spawn(&place.dir(), &terminal("head -n1; stty size; exit 5")).unwrap();
+    let size = Size {
+        rows: 100,
+        columns: 90,
+    };
+    session.terminal.as_ref().unwrap().resize(size).unwrap();
+    let mut stdin = File::from(session.streams.stdin.take().unwrap());
+    stdin.write_all(b"hello\n").unwrap();
+    let output = everything(session.streams.stdout.take().unwrap());
+    assert_eq!(output, "hello\r\nhello\r\n100 90\r\n");
+    assert_eq!(session.process.wait().unwrap(), 5);
+    let mut session = exec::spawn(&place.dir(), &terminal("sleep 1000 & echo main")).unwrap();
+    assert_eq!(session.process.wait().unwrap(), 0);
+    assert!(
+        session
+            .terminal
+            .take()
+            .unwrap()
+            .as_fd()
+            .try_clone_to_owned()
+            .is_ok()
+    );
+    place.dismiss();
+}
+
+#[test]
+fn a_dropped_command_is_killed_in_the_container() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    place.run();
+    for request in [
+        terminal("sleep 999"),
+        ExecRequest {
+            command: shell("exec sleep 999"),
+            ..ExecRequest::default()
+        },
+    ] {
+        let session = exec::spawn(&place.dir(), &request).unwrap();
+        drop(session);
+        eventually(patience(), || (processes_of(&place) == 1).then_some(()));
+    }
+    assert_eq!(
+        fs::read_dir(place.dir().path().join("exec"))
+            .unwrap()
+            .count(),
+        0
+    );
+    place.dismiss();
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_told_in_cruns_words() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    place.run();
+    let request = ExecRequest {
+        command: vec!["nonesuch".into()],
+        tty: true,
+        ..ExecRequest::default()
+    };
+    let mut session = exec::spawn(&place.dir(), &request).unwrap();
+    drop(session.terminal.take());
+    drop(session.streams.stdin.take());
+    assert_ne!(session.process.wait().unwrap(), 0);
+    let error = everything(session.streams.stdout.take().unwrap());
+    assert!(error.contains("nonesuch"), "{error}");
+    // After the end there is nothing to run it in, and so no terminal.
+    place.stop(0);
+    let error = exec::spawn(&place.dir(), &request).unwrap_err().to_string();
+    assert!(error.starts_with("crun exec: "), "{error}");
+    place.dismiss();
+}
