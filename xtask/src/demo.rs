@@ -1,8 +1,9 @@
 //! The demo: every daemon on its embedded default, each tool's main job for real, one table of what came of it.
 
+mod milo_driver;
 mod overseerctl;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -32,6 +33,35 @@ pub(crate) struct Shown {
     pub(crate) took: Duration,
 }
 
+impl Shown {
+    /// Does it, and takes the time.
+    pub(crate) fn of(
+        tool: &'static str,
+        what: &'static str,
+        demonstration: impl FnOnce() -> Result<String>,
+    ) -> Self {
+        let begin = Instant::now();
+        let result = demonstration();
+        Self {
+            tool,
+            what,
+            result,
+            took: begin.elapsed(),
+        }
+    }
+}
+
+/// Looks again until there is a result, for half a minute at most.
+pub(crate) fn wait_for(what: &str, look: impl Fn() -> Result<Option<String>>) -> Result<String> {
+    let begin = Instant::now();
+    while begin.elapsed().as_secs() < 30 {
+        if let Some(result) = look()? {
+            return Ok(result);
+        }
+    }
+    bail!("waited 30 s in vain for: {what}")
+}
+
 /// Runs the demo.
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     deps::ensure();
@@ -40,6 +70,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
         let binary = release_binary(tool)?;
         shown.extend(match tool {
             "overseerctl" => overseerctl::demonstrate(&binary)?,
+            "milo-driver" => milo_driver::demonstrate(&binary)?,
             other => bail!("{other} has no demo"),
         });
     }

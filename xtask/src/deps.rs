@@ -22,7 +22,7 @@ struct Package {
     needed_for: &'static str,
 }
 
-const PACKAGES: [Package; 3] = [
+const PACKAGES: [Package; 5] = [
     Package {
         name: "gcc",
         program: "cc",
@@ -38,6 +38,16 @@ const PACKAGES: [Package; 3] = [
         program: "chromium",
         needed_for: "overseerctl: the test of the built-in page",
     },
+    Package {
+        name: "crun",
+        program: "crun",
+        needed_for: "milo-driver: every container",
+    },
+    Package {
+        name: "openjdk-17-jdk-headless",
+        program: "javac",
+        needed_for: "milo-driver: the JVM of its tasks, and the JARs of demo and tests",
+    },
 ];
 
 /// Shows what is needed; with `--install` installs what is missing.
@@ -49,7 +59,7 @@ pub(crate) fn run(args: &DepsArgs) -> Result<()> {
             "missing"
         };
         say(&format!(
-            "{state:8} {:12} {}",
+            "{state:8} {:24} {}",
             package.name, package.needed_for
         ));
     }

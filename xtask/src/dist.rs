@@ -1,4 +1,4 @@
-//! Release archives: binary, manual page, completions, README, licences, and a checksum.
+//! Release archives: binary, manual page, completions, README, examples, licences, and a checksum.
 
 use std::{fs, path::Path, process::Command};
 
@@ -47,6 +47,7 @@ fn archive(tool: &str) -> Result<()> {
         root().join(tool).join("README.md"),
         directory.join("README.md"),
     )?;
+    examples(&root().join(tool).join("examples"), &directory)?;
     fs::write(
         directory.join(format!("{tool}.1")),
         output(&binary, &["man"])?,
@@ -77,6 +78,22 @@ fn archive(tool: &str) -> Result<()> {
         .context("sha256sum")?;
     fs::write(dist.join(format!("{archive}.sha256")), sum.stdout)?;
     say(&format!("dist/{archive}"));
+    Ok(())
+}
+
+/// Copies the examples that are configuration; those that are programs stay with the source.
+fn examples(source: &Path, directory: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(source) else {
+        return Ok(());
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "hcl") {
+            let target = directory.join("examples");
+            fs::create_dir_all(&target)?;
+            fs::copy(&path, target.join(path.file_name().unwrap_or_default()))?;
+        }
+    }
     Ok(())
 }
 

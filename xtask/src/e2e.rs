@@ -61,14 +61,16 @@ pub(crate) fn run_tool(report: &mut Report, tool: &str) {
 /// Something real that some tests need; they leave themselves out where it is missing.
 struct Component {
     program: &'static str,
-    variable: &'static str,
+    /// What names it instead of `PATH`.
+    variable: Option<&'static str>,
     tests: &'static str,
     how_to_get: &'static str,
 }
 
 impl Component {
     fn is_present(&self) -> bool {
-        std::env::var_os(self.variable).is_some() || deps::find(self.program).is_some()
+        let is_named = |variable| std::env::var_os(variable).is_some();
+        self.variable.is_some_and(is_named) || deps::find(self.program).is_some()
     }
 }
 
@@ -77,15 +79,35 @@ fn components(tool: &str) -> &'static [Component] {
         "overseerctl" => &[
             Component {
                 program: "chromium",
-                variable: "CHROMIUM_BIN",
+                variable: Some("CHROMIUM_BIN"),
                 tests: "overseerctl: page in a browser",
                 how_to_get: "needs chromium in PATH or CHROMIUM_BIN",
             },
             Component {
                 program: "sticky-overseer",
-                variable: "STICKY_OVERSEER_BIN",
+                variable: Some("STICKY_OVERSEER_BIN"),
                 tests: "overseerctl: client against v2",
                 how_to_get: "needs a sticky-overseer v2 in PATH or STICKY_OVERSEER_BIN",
+            },
+        ],
+        "milo-driver" => &[
+            Component {
+                program: "crun",
+                variable: None,
+                tests: "milo-driver: containers",
+                how_to_get: "needs crun in PATH (package crun)",
+            },
+            Component {
+                program: "javac",
+                variable: None,
+                tests: "milo-driver: JARs",
+                how_to_get: "needs a JDK in PATH (package openjdk-17-jdk-headless)",
+            },
+            Component {
+                program: "nomad",
+                variable: Some("NOMAD_BIN"),
+                tests: "milo-driver: jobs on a Nomad agent",
+                how_to_get: "needs Nomad 1.10 or newer in PATH or NOMAD_BIN",
             },
         ],
         _ => &[],

@@ -6,6 +6,7 @@
 //! | `cargo xtask test` | sets up what is missing, then formats, lints, unit, integration, fuzz and end-to-end tests |
 //! | `cargo xtask e2e [tool]` | end-to-end tests against real components; what was skipped is counted and explained |
 //! | `cargo xtask bench [tool]` | benchmarks beside the peer or the physical floor |
+//! | `cargo xtask dev <tool>` | a tool inside of its host, to try by hand: milo-driver in a Nomad agent |
 //! | `cargo xtask deps [--install]` | the system packages all this needs |
 //! | `cargo xtask dist [tool]` | release archives with manual page, completions and checksums |
 //!
@@ -14,6 +15,7 @@
 mod bench;
 mod demo;
 mod deps;
+mod dev;
 mod dist;
 mod e2e;
 mod step;
@@ -42,6 +44,8 @@ enum Task {
     E2e(e2e::E2eArgs),
     /// Measure beside the peer or the physical floor
     Bench(bench::BenchArgs),
+    /// Run a tool inside of its host, to try it by hand
+    Dev(dev::DevArgs),
     /// Show, or install, the system packages that demos and tests need
     Deps(deps::DepsArgs),
     /// Build release archives
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::E2e(args) => e2e::run(&args),
         Task::Bench(args) => bench::run(args),
+        Task::Dev(args) => dev::run(&args),
         Task::Deps(args) => deps::run(&args),
         Task::Dist(args) => dist::run(&args),
     };

@@ -4,12 +4,11 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Stdio},
-    time::Instant,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Shown;
+use super::{Shown, wait_for};
 
 const CONFIG: &str = r#"
 actions:
@@ -38,14 +37,7 @@ pub(crate) fn demonstrate(binary: &Path) -> Result<Vec<Shown>> {
     let hub = Hub::start(binary)?;
     let mut shown = Vec::new();
     let mut show = |what: &'static str, demonstration: &dyn Fn() -> Result<String>| {
-        let begin = Instant::now();
-        let result = demonstration();
-        shown.push(Shown {
-            tool: "overseerctl",
-            what,
-            result,
-            took: begin.elapsed(),
-        });
+        shown.push(Shown::of("overseerctl", what, demonstration));
     };
     show("run an action and pass its exit code on", &|| {
         let (code, output) = hub.client(&["run", "greet", "name=runyard"])?;
@@ -98,17 +90,6 @@ pub(crate) fn demonstrate(binary: &Path) -> Result<Vec<Shown>> {
 
 fn tasks_of(answer: &serde_json::Value) -> impl Iterator<Item = &serde_json::Value> {
     answer.as_array().into_iter().flatten()
-}
-
-/// Looks again until there is a result, for half a minute at most.
-fn wait_for(what: &str, look: impl Fn() -> Result<Option<String>>) -> Result<String> {
-    let begin = Instant::now();
-    while begin.elapsed().as_secs() < 30 {
-        if let Some(result) = look()? {
-            return Ok(result);
-        }
-    }
-    bail!("waited 30 s in vain for: {what}")
 }
 
 /// A hub that was started for the demo; it ends with it.
