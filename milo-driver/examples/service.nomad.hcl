@@ -86,9 +86,11 @@ job "service" {
         }
       }
 
-      # SIGTERM is this driver's default, too. After the timeout everything in the container is killed.
-      kill_signal  = "SIGTERM"
-      kill_timeout = "20s"
+      # First nobody finds the service any more, then it is asked to end. SIGTERM is this driver's default, too. After the
+      # timeout everything in the container is killed.
+      shutdown_delay = "1s"
+      kill_signal    = "SIGTERM"
+      kill_timeout   = "20s"
 
       resources {
         cpu    = 200

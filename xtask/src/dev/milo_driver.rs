@@ -244,6 +244,13 @@ ports {{
   serf = {serf}
 }}
 
+# This is no machine of a cloud, and need not ask around.
+client {{
+  options = {{
+    "fingerprint.denylist" = "env_aws,env_azure,env_digitalocean,env_gce"
+  }}
+}}
+
 plugin "milo-driver" {{
   config {{
     state_dir = "{dir}/state"
