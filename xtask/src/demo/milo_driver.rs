@@ -1,7 +1,8 @@
 //! milo-driver's demo: a JAR made on the spot, then what its users do with one, on the command line. Nomad is not needed.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -99,7 +100,11 @@ impl Place {
         self.tool("javac", &["--release", "11", "Hello.java"])?;
         let entry = ["--main-class", "Hello", "Hello.class"];
         let file = ["--create", "--file", "hello.jar"];
-        self.tool("jar", &[file, entry].concat())
+        self.tool("jar", &[file, entry].concat())?;
+        // The container's user is nobody, whatever the umask here.
+        fs::set_permissions(&self.directory, Permissions::from_mode(0o755))?;
+        fs::set_permissions(&self.jar, Permissions::from_mode(0o644))?;
+        Ok(())
     }
 
     fn tool(&self, program: &str, args: &[&str]) -> Result<()> {
