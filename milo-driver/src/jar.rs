@@ -27,7 +27,8 @@ const EXTENSIONS: [&str; 2] = ["jar", "war"];
 pub struct Jar {
     /// Where it is on the host.
     pub path: PathBuf,
-    /// The folder below which it was looked for: what a container sees. The host's folders above do not matter to it.
+    /// What a container sees of the host: the folder below which it was looked for, or the file alone. The host's folders
+    /// above do not matter to it.
     pub root: PathBuf,
     /// The class that `java -jar` runs, as its manifest says.
     pub main_class: Option<String>,
@@ -83,8 +84,7 @@ pub fn inspect_file(path: &Path, need_main: bool) -> Result<Jar, JarError> {
         return Err(JarError::WrongExtension { got: shown(path) });
     }
     let file = beneath::open_anywhere(path)?;
-    let parent = path.parent().unwrap_or(Path::new(""));
-    look_into(file, path, parent.to_owned(), path, need_main)
+    look_into(file, path, path.to_owned(), path, need_main)
 }
 
 impl Jar {

@@ -3,12 +3,15 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
 use crate::{
     bundle::{self, BundleError, Plan},
     host::Host,
     jar::{self, Jar, JarError},
-    jre::{Jre, JreError, Jres},
-    task::{Java, Program, Task},
+    jre::{Jre, JreError, Jres, Search},
+    jvm,
+    task::{Java, JreSelect, Program, Task},
     user::{self, Account, UserError},
 };
 
@@ -57,6 +60,7 @@ pub enum PrepareError {
 
 /// Prepares a task whose bundle will be in the folder `bundle`.
 pub fn prepare(mut task: Task, means: Means<'_>, bundle: &Path) -> Result<Prepared, PrepareError> {
+    own_folders_lead_nowhere_else(&task)?;
     let account = user::resolve(&task.user, means.allow_privileged_user)?;
     let mut jre = None;
     if let Program::Java(java) = &task.program {
@@ -64,7 +68,10 @@ pub fn prepare(mut task: Task, means: Means<'_>, bundle: &Path) -> Result<Prepar
         if let Some(jar) = &jar {
             jar.readable_by(account.uid, account.gid, &account.groups)?;
         }
-        jre = Some(means.jres.select(&java.select, means.default_java)?.clone());
+        jre = Some(find_jre(&java.select, means)?);
+        if jvm::ignores_sigterm(java) && !task.init {
+            tracing::warn!(task = %task.id, "-Xrs makes a JVM ignore SIGTERM as PID 1: only a kill ends it, unless `init` is set");
+        }
         let chosen = jar.and_then(|jar| in_container(&task, &jar));
         if let (Program::Java(java), Some(path)) = (&mut task.program, chosen) {
             java.jar.get_or_insert(path);
@@ -77,6 +84,56 @@ pub fn prepare(mut task: Task, means: Means<'_>, bundle: &Path) -> Result<Prepar
         jre,
         plan,
     })
+}
+
+/// Refuses a mount of something in the task's own folders that a symbolic link leads out of: whoever mounts it is root, and
+/// an earlier run of the task may have put the link there.
+fn own_folders_lead_nowhere_else(task: &Task) -> Result<(), BundleError> {
+    let dirs = [&task.dirs.alloc, &task.dirs.local, &task.dirs.secrets];
+    for dir in dirs.into_iter().flatten() {
+        for mount in &task.mounts {
+            let Ok(relative) = mount.source.strip_prefix(dir) else {
+                continue;
+            };
+            if let Err(error) = opened_beneath(dir, relative) {
+                return Err(BundleError::Mount {
+                    target: mount.target.clone(),
+                    reason: format!(
+                        "its source `{}` cannot be opened below the task's folder without following links: {error}",
+                        relative.display()
+                    ),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn opened_beneath(dir: &Path, relative: &Path) -> std::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(dir, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let relative = if relative.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        relative
+    };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    openat2(dir, relative, flags, Mode::empty(), resolve)?;
+    Ok(())
+}
+
+/// The JVM that the task runs on. A home that it may name need not be one that was looked at.
+fn find_jre(select: &JreSelect, means: Means<'_>) -> Result<Jre, JreError> {
+    match (means.jres.select(select, means.default_java), &select.home) {
+        (Err(_), Some(home)) => {
+            let there = Jres::discover(&Search {
+                homes: vec![home.clone()],
+                ..Search::default()
+            });
+            there.select(select, None).cloned()
+        }
+        (found, _) => found.cloned(),
+    }
 }
 
 /// The JAR that the task runs: the named one, or the only one it was brought. None where a class is named instead.
@@ -215,6 +272,25 @@ mod tests {
             ("/../../etc/a.jar", "nothing"),
         ] {
             assert_eq!(shown(&task, path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_link_in_the_tasks_own_folder_is_no_way_out_of_it() {
+        let dir = runyard_common::testing::tempdir();
+        let local = dir.path().join("local");
+        std::fs::create_dir_all(local.join("data")).unwrap();
+        std::os::unix::fs::symlink("/etc", local.join("out")).unwrap();
+        let mounting = |source: &str| {
+            let source = local.join(source).display().to_string();
+            let mut task = task(&[(source.as_str(), "/x")]);
+            task.dirs.local = Some(local.clone());
+            own_folders_lead_nowhere_else(&task)
+        };
+        mounting("data").unwrap();
+        for source in ["out", "out/ssl", "none"] {
+            let error = mounting(source).unwrap_err().to_string();
+            assert!(error.contains(source), "{error}");
         }
     }
 

@@ -184,13 +184,13 @@ pub fn serve(mut life: Life, mut server: Server) {
             alone_since = Some(Instant::now());
         }
         let look = life.next_look().into_iter().chain(abandoned).min();
-        if std::mem::take(&mut has_worked) {
+        if life.is_settled() && std::mem::take(&mut has_worked) {
             // What could not be given back is kept.
             let _ = memory::release_startup_pages();
         }
         // Waiting fails for lack of memory only, and then not for long.
         let _ = pause(&life, &server, look);
-        has_worked = turn(&mut life, &mut server);
+        has_worked |= turn(&mut life, &mut server);
         alone_since = match (server.has_clients(), alone_since) {
             (true, _) => None,
             (false, since) => since.or_else(|| Some(Instant::now())),

@@ -567,6 +567,11 @@ impl Life {
         self.is_over
     }
 
+    /// Whether the next thing to happen may be days away.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.state, State::Running(_) | State::Exited(_))
+    }
+
     /// What to wait for, apart from clients.
     pub fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let init = self.container().map(|container| container.init.as_fd());
