@@ -53,7 +53,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run a JAR in a container
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// List what runs on this host, and what has ended and was not removed
     #[command(visible_alias = "ls")]
     Ps(ps::Args),

@@ -15,11 +15,11 @@ impl TaskId {
     /// 16 hex digits that stand for this id in paths, container names and socket names, where its own characters may be
     /// illegal and its length too much.
     pub fn key(&self) -> String {
-        Sha256::digest(self.0.as_bytes())
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        let digest = Sha256::digest(self.0.as_bytes());
+        let [first, ..] = digest.as_chunks::<8>().0 else {
+            unreachable!("a SHA-256 digest has 32 bytes")
+        };
+        format!("{:016x}", u64::from_be_bytes(*first))
     }
 
     /// The container's name as crun knows it.

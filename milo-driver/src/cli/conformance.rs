@@ -31,7 +31,7 @@ pub(super) struct Args {
     dir: Option<PathBuf>,
     /// Arguments of the plugin
     #[arg(last = true, value_name = "ARGS")]
-    args: Vec<String>,
+    handed_on: Vec<String>,
 }
 
 fn block(text: &str) -> Result<Map<String, Value>, String> {
@@ -48,7 +48,7 @@ pub(super) fn run(args: Args, printer: &Printer) -> anyhow::Result<Exit> {
         return Err(Failure::new(Exit::NotFound, text).into());
     }
     let wish = Wish {
-        args: args.args,
+        args: args.handed_on,
         config: args.plugin_config.unwrap_or_default(),
         task: args.task,
         dir: args.dir,

@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         allow_privileged_user: true,
     };
     let dir = context.state().task(&task.id);
-    let prepared = prepare(task, means, &dir.bundle()).map_err(refused)?;
+    let prepared = prepare(task, means, &dir.bundle()).map_err(|error| refused(&error))?;
     if args.dry_run {
         return dry_run(&prepared, context);
     }
@@ -60,8 +60,8 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
 }
 
 /// A problem with what was asked for, in the words that the plugin uses too.
-fn refused(error: PrepareError) -> anyhow::Error {
-    let exit = match &error {
+fn refused(error: &PrepareError) -> anyhow::Error {
+    let exit = match error {
         PrepareError::Jar(error) if error.is_missing() => Exit::NotFound,
         PrepareError::Jre(JreError::None { .. } | JreError::NoMatch { .. }) => Exit::NotFound,
         _ => Exit::Failed,
@@ -70,7 +70,7 @@ fn refused(error: PrepareError) -> anyhow::Error {
     let text = error.to_string();
     let text = text.strip_prefix("Error: ").unwrap_or(&text).to_owned();
     let failure = Failure::new(exit, text);
-    match std::error::Error::source(&error) {
+    match std::error::Error::source(error) {
         Some(cause) => failure.caused_by(cause.to_string()).into(),
         None => failure.into(),
     }

@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// How long it may take before it is killed; 0s kills at once
     #[arg(short, long, default_value = "10s", value_name = "TIME", value_parser = duration::parse)]
     timeout: Duration,
-    /// The signal [default: stop_signal of the configuration]
+    /// The signal [default: `stop_signal` of the configuration]
     #[arg(short, long, value_name = "SIGNAL")]
     signal: Option<String>,
 }

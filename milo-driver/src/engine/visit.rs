@@ -129,13 +129,12 @@ impl Visit {
     }
 
     fn written(&mut self, written: Result<usize, Errno>) {
-        match written {
-            Ok(count) => drop(self.unwritten.drain(..count)),
+        if let Ok(count) = written {
+            self.unwritten.drain(..count);
+        } else {
             // The command does not read any more; what else it does is its own business.
-            Err(_) => {
-                self.stdin = None;
-                self.unwritten.clear();
-            }
+            self.stdin = None;
+            self.unwritten.clear();
         }
     }
 

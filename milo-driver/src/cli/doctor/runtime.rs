@@ -151,7 +151,7 @@ fn records(context: &Context) -> Finding {
     let Ok(system) = statfs(existing) else {
         return Finding::fail("records", format!("{place} cannot be looked at"), mend);
     };
-    if REMOTE.contains(&i64::from(system.f_type)) {
+    if REMOTE.contains(&system.f_type) {
         return Finding::fail(
             "records",
             format!("{place} is on a network file system"),

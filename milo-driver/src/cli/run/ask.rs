@@ -40,7 +40,7 @@ pub(in crate::cli) struct Args {
     jar: PathBuf,
     /// Arguments of the program
     #[arg(last = true, value_name = "ARGS")]
-    args: Vec<String>,
+    handed_on: Vec<String>,
     /// Its name [default: the JAR's, with something random]
     #[arg(long)]
     name: Option<String>,
@@ -91,7 +91,7 @@ struct JreArgs {
     /// The heap in MiB
     #[arg(long, value_name = "MIB")]
     heap_mb: Option<u64>,
-    /// Do not end the JVM at its first OutOfMemoryError
+    /// Do not end the JVM at its first `OutOfMemoryError`
     #[arg(long)]
     no_exit_on_oom: bool,
 }
@@ -184,7 +184,7 @@ impl Args {
     /// What follows `--`.
     #[cfg(test)]
     pub(in crate::cli) fn program(&self) -> &[String] {
-        &self.args
+        &self.handed_on
     }
 
     /// The task that is asked for. `state` is only where its name comes from to be unique.
@@ -201,8 +201,8 @@ impl Args {
             .clone()
             .unwrap_or_else(|| unused_name(&jar, state));
         let options = self.options();
-        let (mut mounts, tmpfs) =
-            volume::folders(&options, &Dirs::default(), config).map_err(refused)?;
+        let (mut mounts, tmpfs) = volume::folders(&options, &Dirs::default(), config)
+            .map_err(|refusal| refused(&refusal))?;
         let inside = Path::new(APP).join(jar.file_name().unwrap_or_default());
         mounts.insert(0, app(&jar, &inside));
         Ok(Task {
@@ -237,7 +237,7 @@ impl Args {
             class: self.class.clone(),
             class_path,
             jvm_options: self.jvm_options.clone(),
-            args: self.args.clone(),
+            args: self.handed_on.clone(),
             select: JreSelect {
                 version: self.jre.java.clone(),
                 vendor: self.jre.java_vendor.clone(),
@@ -266,7 +266,7 @@ impl Args {
     fn limits(&self, config: &Config) -> Result<Limits, Failure> {
         let bytes = |option: &'static str, text: &Option<String>| {
             let read = text.as_ref().map(|text| policy::bytes(option, text));
-            read.transpose().map_err(refused)
+            read.transpose().map_err(|refusal| refused(&refusal))
         };
         let limits = &self.limits;
         let memory = bytes("--memory", &limits.memory)?;
@@ -288,7 +288,7 @@ impl Args {
             pids: limits
                 .pids_limit
                 .map_or(config.pids_limit, |limit| (limit > 0).then_some(limit)),
-            ulimits: policy::ulimits(&ulimits).map_err(refused)?,
+            ulimits: policy::ulimits(&ulimits).map_err(|refusal| refused(&refusal))?,
             shm_size: bytes("--shm-size", &limits.shm_size)?,
             ..Limits::default()
         })
@@ -296,17 +296,18 @@ impl Args {
 
     fn security(&self, options: &TaskOptions, config: &Config) -> Result<Security, Failure> {
         let args = &self.security;
-        let capabilities = policy::capabilities(&options.cap_add, &[], config).map_err(refused)?;
+        let capabilities = policy::capabilities(&options.cap_add, &[], config)
+            .map_err(|refusal| refused(&refusal))?;
         let seccomp = options.seccomp_profile.as_deref();
         let is_shared = self.surroundings.network == Network::Host;
         let sysctls: BTreeMap<String, String> = args.sysctls.iter().cloned().collect();
         Ok(Security {
             capabilities,
-            seccomp: policy::task_seccomp(seccomp, config).map_err(refused)?,
+            seccomp: policy::task_seccomp(seccomp, config).map_err(|refusal| refused(&refusal))?,
             readonly_rootfs: !args.writable,
             no_new_privileges: true,
             host_tools: config.host_tools && !args.no_host_tools,
-            sysctl: policy::sysctls(&sysctls, !is_shared).map_err(refused)?,
+            sysctl: policy::sysctls(&sysctls, !is_shared).map_err(|refusal| refused(&refusal))?,
         })
     }
 
@@ -408,7 +409,7 @@ fn all_allowed() -> Policy {
     }
 }
 
-fn refused(refusal: Refusal) -> Failure {
+fn refused(refusal: &Refusal) -> Failure {
     Failure::new(Exit::Usage, refusal.to_string())
 }
 
