@@ -1,5 +1,5 @@
 //! The cgroup around a container, as far as a shim needs it: the evidence of an OOM kill, the last resort of a kill, and
-//! that nothing of it is left. What a cgroup is, and how each version of it is read, is the [`cgroup`](crate::cgroup)
+//! that nothing of it is left. What a cgroup is, and how each version of it is read, is the [`cgroup`]
 //! module's knowledge.
 
 use std::{io, path::Path};
