@@ -9,6 +9,11 @@
 #
 # `cargo xtask dev milo-driver` does all of this with a fresh build.
 
+# What tasks use is measured only with this; `nomad alloc status -stats` shows nothing without it. -dev has it.
+telemetry {
+  publish_allocation_metrics = true
+}
+
 # The label is the file name of the program in the plugin directory. Without this block Nomad does not start it.
 # What jobs write is `driver = "milo"`.
 plugin "milo-driver" {
