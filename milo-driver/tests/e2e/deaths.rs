@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     agent::{Agent, Ask, Task},
     http::Files,
-    jars, jobs,
+    jars, jobs, remains,
 };
 
 /// An agent with a job that runs until it is told to end with a code, and the container's first process.
@@ -105,6 +105,27 @@ fn how_a_task_ended_is_known_though_neither_agent_nor_driver_lived() {
     eventually(patience(), || agent.containers().is_empty().then_some(()));
     agent.resume();
     ended_as_told(&agent);
+}
+
+/// Its shim is all that could know the exit code. The task itself goes on, and can be stopped.
+#[test]
+fn a_task_whose_shim_is_killed_goes_on_and_is_never_doubled() {
+    let Some((agent, task, pid)) = place() else {
+        return;
+    };
+    let shims = remains::shims(agent.path());
+    assert_eq!(shims.len(), 1, "{shims:?}");
+    remains::kill(shims[0]);
+    eventually(patience(), || {
+        let now = remains::shims(agent.path());
+        (now.len() == 1 && now != shims).then_some(())
+    });
+    agent.enter(&task.allocation);
+    assert_eq!(only(&agent), pid);
+    agent.nomad(&["job", "stop", "-detach", "jar"]).success();
+    let task = agent.dead("jar", "jar");
+    assert_eq!(task.state["Restarts"], 0, "{task:#?}");
+    assert!(agent.containers().is_empty());
 }
 
 #[test]

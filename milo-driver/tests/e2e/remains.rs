@@ -18,10 +18,19 @@ pub(crate) const MARK: &str = "MILO_E2E";
 
 /// The plugin that works from `dir`; shims are the same program, but no plugins.
 pub(crate) fn plugin(dir: &Path) -> Option<u32> {
-    let is_plugin = |pid: &u32| {
-        is_driver(*pid, dir) && !arguments(*pid).windows(6).any(|bytes| bytes == b"\0shim\0")
-    };
-    processes().find(is_plugin)
+    processes().find(|pid| is_driver(*pid, dir) && !is_shim(*pid))
+}
+
+/// The shims of its tasks.
+pub(crate) fn shims(dir: &Path) -> Vec<u32> {
+    processes()
+        .filter(|pid| is_driver(*pid, dir) && is_shim(*pid))
+        .collect()
+}
+
+fn is_shim(pid: u32) -> bool {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    arguments.split(|byte| *byte == 0).nth(1) == Some(b"shim")
 }
 
 pub(crate) fn kill(pid: u32) {
@@ -56,10 +65,6 @@ pub(crate) fn remove(dir: &Path, allocations: &[String]) {
 fn processes() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
-fn arguments(pid: u32) -> Vec<u8> {
-    fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
 
 /// Whether a process runs the copy of the driver that is below `dir`.
