@@ -15,10 +15,16 @@ mod v2;
 
 use std::{
     io,
+    os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf},
 };
 
-use crate::{stats::Usage, task::CgroupPlace};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    stats::Usage,
+    task::{CgroupPlace, TaskId},
+};
 
 /// Where the hierarchies are mounted.
 pub const ROOT: &str = "/sys/fs/cgroup";
@@ -54,6 +60,17 @@ impl Mode {
             Self::Hybrid => "hybrid",
             Self::None => "none",
         }
+    }
+}
+
+/// The group of a task that was given none. A task's id is its own among those with records in `state_dir`, and there may
+/// be others elsewhere: a group that two tasks shared would be emptied when the first of them ends.
+pub fn own(state_dir: &Path, id: &TaskId) -> CgroupPlace {
+    let hash = Sha256::digest(state_dir.as_os_str().as_bytes());
+    let state = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
+    CgroupPlace {
+        path: format!("/milo/{}-{state:08x}", id.key()),
+        ..CgroupPlace::default()
     }
 }
 
@@ -200,6 +217,18 @@ mod tests {
             path: path.into(),
             ..CgroupPlace::default()
         }
+    }
+
+    #[test]
+    fn two_tasks_of_one_name_have_a_group_each_if_their_records_are_apart() {
+        let id = TaskId("one".to_owned());
+        let [one, other] = ["/run/milo", "/run/other"].map(|state| own(Path::new(state), &id));
+        assert_ne!(one, other);
+        assert_eq!(one, own(Path::new("/run/milo"), &id));
+        assert!(
+            one.path.starts_with(&format!("/milo/{}-", id.key())),
+            "{one:?}"
+        );
     }
 
     #[test]

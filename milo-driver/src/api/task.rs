@@ -9,6 +9,7 @@ use super::{
     volume,
 };
 use crate::{
+    cgroup,
     config::{Compute, Config},
     proto::drivers::{self as wire, network_isolation_spec::NetworkIsolationMode as Mode},
     task::{
@@ -45,7 +46,7 @@ pub fn task(
         user: wire.user.clone(),
         work_dir: path_option("work_dir", options.work_dir.as_deref())?,
         limits: limits(wire.resources.as_ref(), options, config, compute)?,
-        cgroup: cgroup(wire, &id)?,
+        cgroup: cgroup(wire, config, &id)?,
         mounts: volumes(&wire.mounts)?
             .into_iter()
             .chain(own_mounts)
@@ -274,7 +275,7 @@ fn quota(
 
 /// On version 2 the agent has made the task's cgroup. On version 1 it made those of most controllers, by one name, and the
 /// cpuset's has another, which must be joined by hand.
-fn cgroup(wire: &wire::TaskConfig, id: &TaskId) -> Result<CgroupPlace, Refusal> {
+fn cgroup(wire: &wire::TaskConfig, config: &Config, id: &TaskId) -> Result<CgroupPlace, Refusal> {
     let linux = wire
         .resources
         .as_ref()
@@ -283,7 +284,7 @@ fn cgroup(wire: &wire::TaskConfig, id: &TaskId) -> Result<CgroupPlace, Refusal> 
         .map(|linux| linux.cpuset_cgroup.as_str())
         .unwrap_or_default();
     if given.is_empty() {
-        return Ok(own_cgroup(id));
+        return Ok(cgroup::own(&config.state_dir, id));
     }
     let Ok(below) = policy::absolute("cpuset_cgroup", given)?
         .strip_prefix(CGROUPS)
@@ -310,13 +311,6 @@ fn cgroup(wire: &wire::TaskConfig, id: &TaskId) -> Result<CgroupPlace, Refusal> 
         join: vec![PathBuf::from(given)],
         disabled: false,
     })
-}
-
-fn own_cgroup(id: &TaskId) -> CgroupPlace {
-    CgroupPlace {
-        path: format!("/milo/{}", id.key()),
-        ..CgroupPlace::default()
-    }
 }
 
 /// The agent's own volumes: its policy has been applied already.

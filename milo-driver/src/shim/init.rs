@@ -82,6 +82,16 @@ impl Init {
         !self.has_ended().unwrap_or(false)
     }
 
+    /// Whether a signal would do anything: the first process of a namespace gets only those that it has a handler for or
+    /// holds back, and those that nobody can handle (`pid_namespaces(7)`).
+    pub(crate) fn heeds(&self, signal: i32) -> bool {
+        let Ok(status) = fs::read_to_string(format!("/proc/{}/status", self.pid)) else {
+            // It has ended: no signal matters any more.
+            return true;
+        };
+        heeds(&status, signal)
+    }
+
     /// Sends it a signal. One that has ended gets none, without an error.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         let info = std::ptr::null::<libc::siginfo_t>();
@@ -216,6 +226,22 @@ fn exit_code_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
     (answered == 0 && info.mask & INFO_EXIT != 0).then_some(info.exit_code)
 }
 
+/// By a process's `status` (`proc_pid_status(5)`).
+fn heeds(status: &str, signal: i32) -> bool {
+    let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+    let is_first =
+        field("NSpid:").is_some_and(|pids| pids.split_whitespace().next_back() == Some("1"));
+    if !is_first || matches!(signal, libc::SIGKILL | libc::SIGSTOP) {
+        return true;
+    }
+    let place = u32::try_from(signal - 1).unwrap_or(0);
+    let bit = 1_u64.checked_shl(place).unwrap_or(0);
+    ["SigCgt:", "SigBlk:"].iter().any(|name| {
+        let mask = field(name).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask & bit != 0)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::{Child, Command, Stdio};
@@ -236,6 +262,27 @@ mod tests {
 
     fn ending(init: &Init) -> Ending {
         eventually(patience(), || init.ending().unwrap())
+    }
+
+    #[test]
+    fn a_namespaces_first_process_heeds_what_it_handles_or_holds_back() {
+        let status = |nspid: &str| {
+            format!(
+                "Name:\tjava\nNSpid:\t{nspid}\nSigBlk:\t0000000000000001\nSigCgt:\t0000000000004000\n"
+            )
+        };
+        let first = status("4711\t1");
+        for (signal, expected) in [
+            (libc::SIGTERM, true),
+            (libc::SIGHUP, true),
+            (libc::SIGINT, false),
+            (libc::SIGKILL, true),
+            (64, false),
+        ] {
+            assert_eq!(heeds(&first, signal), expected, "{signal}");
+        }
+        assert!(heeds(&status("4711\t7"), libc::SIGINT));
+        assert!(heeds(&status("4711"), libc::SIGINT));
     }
 
     #[test]

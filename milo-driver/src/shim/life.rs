@@ -42,6 +42,8 @@ const KILL_AGAIN: Duration = Duration::from_secs(2);
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// How often one looks for the reader of what is unread.
 const LOOK_FOR_READER: Duration = Duration::from_secs(1);
+/// How often one looks whether a program heeds a signal by now.
+const LOOK_FOR_HANDLER: Duration = Duration::from_millis(20);
 /// How long a state that only a client can lead on from lasts without any client.
 const UNATTENDED: Duration = Duration::from_secs(10);
 
@@ -105,8 +107,11 @@ impl Container {
 /// A stop on its way.
 #[derive(Clone, Copy)]
 enum Stopping {
-    /// A signal was sent; all is killed then.
-    Asked { kill_at: Instant },
+    /// A signal was sent, or will be as soon as the program heeds it; all is killed then.
+    Asked {
+        kill_at: Instant,
+        unsent: Option<i32>,
+    },
     /// All was killed; the runtime is asked to do it again then.
     Killed { at: Instant },
     /// The runtime was asked too.
@@ -402,17 +407,30 @@ impl Life {
         if timeout.is_zero() {
             return self.kill();
         }
-        if let Err(error) = container.init.signal(signal) {
-            self.log.say(format_args!("signal {signal}: {error}"));
-        }
+        let unsent = self.send_if_heeded(container, signal);
         let kill_at = Instant::now() + timeout;
         self.stopping = Some(match self.stopping {
-            None => Stopping::Asked { kill_at },
-            Some(Stopping::Asked { kill_at: earlier }) => Stopping::Asked {
+            None => Stopping::Asked { kill_at, unsent },
+            Some(Stopping::Asked {
+                kill_at: earlier, ..
+            }) => Stopping::Asked {
                 kill_at: kill_at.min(earlier),
+                unsent,
             },
             Some(killed) => killed,
         });
+    }
+
+    /// Answers the signal where the kernel would drop it, as it does for a first process without a handler: a program that
+    /// has just begun may have one in a moment.
+    fn send_if_heeded(&self, container: &Container, signal: i32) -> Option<i32> {
+        if !container.init.heeds(signal) {
+            return Some(signal);
+        }
+        if let Err(error) = container.init.signal(signal) {
+            self.log.say(format_args!("signal {signal}: {error}"));
+        }
+        None
     }
 
     /// Kills everything: what is in the cgroup, and the first process, with which its pid namespace dies.
@@ -435,7 +453,16 @@ impl Life {
 
     fn advance_stop(&mut self, now: Instant) {
         match self.stopping {
-            Some(Stopping::Asked { kill_at }) if kill_at <= now => self.kill(),
+            Some(Stopping::Asked { kill_at, .. }) if kill_at <= now => self.kill(),
+            Some(Stopping::Asked {
+                kill_at,
+                unsent: Some(signal),
+            }) => {
+                let unsent = self
+                    .container()
+                    .and_then(|container| self.send_if_heeded(container, signal));
+                self.stopping = Some(Stopping::Asked { kill_at, unsent });
+            }
             Some(Stopping::Killed { at }) if at + KILL_AGAIN <= now => {
                 if let Err(error) = self.runtime.kill(&self.id, libc::SIGKILL) {
                     self.log.say(format_args!("{error}"));
@@ -581,7 +608,11 @@ impl Life {
     /// When to look again even if nothing happens.
     pub fn next_look(&self) -> Option<Instant> {
         let stop = self.stopping.map(|stopping| match stopping {
-            Stopping::Asked { kill_at } => kill_at,
+            Stopping::Asked {
+                kill_at,
+                unsent: Some(_),
+            } => kill_at.min(Instant::now() + LOOK_FOR_HANDLER),
+            Stopping::Asked { kill_at, .. } => kill_at,
             Stopping::Killed { at } => at + KILL_AGAIN,
             Stopping::KilledAgain { at } => at + GIVE_UP,
         });

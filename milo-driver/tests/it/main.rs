@@ -7,4 +7,7 @@
 )]
 
 mod bundle;
+mod plugin;
+mod run;
 mod shim;
+mod support;

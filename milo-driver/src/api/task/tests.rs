@@ -154,10 +154,8 @@ fn the_cgroup_is_the_agents_on_both_versions_and_our_own_without() {
     let one = place("/sys/fs/cgroup/cpuset/nomad/share");
     assert_eq!(one.path, "/nomad/9f0c.web");
     assert_eq!(one.join, [Path::new("/sys/fs/cgroup/cpuset/nomad/share")]);
-    assert_eq!(
-        place("").path,
-        format!("/milo/{}", TaskId(ID.to_owned()).key())
-    );
+    let own = cgroup::own(&Config::default().state_dir, &TaskId(ID.to_owned()));
+    assert_eq!(place(""), own);
     assert!(convert(&with_cpuset_cgroup("/tmp/x"), &TaskOptions::default()).is_err());
     assert!(
         convert(

@@ -312,6 +312,10 @@ fn greet(context: &Context) -> anyhow::Result<i32> {
         allow_privileged_user: false,
     };
     let task = Task::new(&name, program);
+    let task = Task {
+        cgroup: cgroup::own(launcher.state.path(), &task.id),
+        ..task
+    };
     let dir = launcher.state.task(&task.id);
     let prepared = prepare(task, means, &dir.bundle())?;
     let launched = launcher.launch(&prepared.task, |bundle| prepared.plan.write(bundle));

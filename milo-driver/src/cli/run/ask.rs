@@ -15,11 +15,12 @@ use crate::{
         policy::{self, Refusal},
         volume,
     },
+    cgroup,
     config::{Config, Policy},
     state::{StateRoot, TaskDir},
     task::{
         Dirs, Dns, Heap, HostEntry, Java, JreSelect, Limits, Mount, Network, OnFull, Program,
-        Propagation, Security, Stdio, Stream, Task,
+        Propagation, Security, Stdio, Stream, Task, TaskId,
     },
 };
 
@@ -219,6 +220,7 @@ impl Args {
             init: self.security.init,
             rootfs: self.security.rootfs.clone(),
             ephemeral: !self.detach,
+            cgroup: cgroup::own(state.path(), &TaskId(id.clone())),
             ..Task::new(&id, Program::Java(self.java(inside, config)))
         })
     }
@@ -391,7 +393,7 @@ fn unused_name(jar: &Path, state: &StateRoot) -> String {
     loop {
         let random = Uuid::new_v4().simple().to_string();
         let name = format!("{stem}-{}", &random[..6]);
-        let id = crate::task::TaskId(name.clone());
+        let id = TaskId(name.clone());
         if !state.task(&id).path().exists() {
             return name;
         }
