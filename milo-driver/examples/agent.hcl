@@ -36,8 +36,7 @@ plugin "milo-driver" {
     # default_seccomp = "default"                 # or "unconfined", or the path of a profile
 
     # What jobs may ask for.
-    # allow_caps = ["audit_write", "chown", "dac_override", "fowner", "fsetid", "kill", "mknod",
-    #               "net_bind_service", "setfcap", "setgid", "setpcap", "setuid", "sys_chroot"]
+    # allow_caps = ["audit_write", "kill", "net_bind_service"]
     # allow_host_mounts        = false            # folders of the host in `mount` and `volumes`
     # allow_privileged_user    = false            # user = "root"
     # allow_java_home          = false            # a java_home that is not one of java_homes

@@ -27,7 +27,7 @@ use crate::{
         client,
         protocol::{Answer, Request},
     },
-    state::{Started, StateRoot, TaskDir},
+    state::{Owner, Started, StateRoot, TaskDir},
     stats,
     task::{Exit, Program, Task, TaskId},
 };
@@ -45,6 +45,8 @@ struct Shared {
     config: Mutex<Config>,
     jres: Mutex<Option<Jres>>,
     surveyor: Mutex<survey::Surveyor>,
+    /// That this process answers for its tasks.
+    owner: Mutex<Option<Owner>>,
 }
 
 impl Machine {
@@ -56,6 +58,7 @@ impl Machine {
             config: Mutex::default(),
             jres: Mutex::default(),
             surveyor: Mutex::default(),
+            owner: Mutex::default(),
         })))
     }
 
@@ -133,10 +136,12 @@ impl Engine for Machine {
     ) -> Result<Exit, EngineError> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         let request = Request::Stop { signal, timeout_ms };
-        let mut answer = client::ask(dir, &request).await;
-        if matches!(&answer, Err(error) if error.is_dead()) {
+        let patience = timeout.saturating_add(SHIM_PATIENCE);
+        let mut answer = within(patience, client::ask(dir, &request)).await?;
+        if answer.is_err() {
+            // Its shim has died, perhaps of this very stop: the next one goes on with it.
             self.recover(dir).await?;
-            answer = client::ask(dir, &request).await;
+            answer = within(patience, client::ask(dir, &request)).await?;
         }
         match answer.map_err(engine)? {
             Answer::Exited(exit) => Ok(exit),
@@ -211,6 +216,11 @@ impl Shared {
         let config = self.config();
         let launcher = self.launcher();
         let dir = launcher.state.task(&task.id);
+        // One that runs is not looked at again: its JAR and its JVM may have changed since.
+        if let Ok(Some(found)) = launcher.find(&dir) {
+            let _ = self.own(&dir);
+            return Ok(self.found_again(&dir, &found, facts_of(&task)));
+        }
         let host = Host::detect().map_err(|error| {
             StartError::passing(format!("cannot look at this machine: {error}"))
         })?;
@@ -219,21 +229,45 @@ impl Shared {
             jres: &self.jres(),
             default_java: config.default_java.as_deref(),
             allow_privileged_user: config.policy.allow_privileged_user,
+            any_java_home: false,
         };
         let prepared = prepare(task, means, &dir.bundle()).map_err(|error| refused(&error))?;
-        let launched = launcher.launch(&prepared.task, |bundle| prepared.plan.write(bundle));
-        match launched.map_err(|error| StartError::passing(whole(&error)))? {
-            launch::Recovered::Running(started) => Ok(begun(dir, started, facts(&prepared))),
-            // So short that it has ended already: whoever waits for it learns how.
-            launch::Recovered::Exited(_) => {
-                let started = dir.started().ok().flatten().unwrap_or(NEVER);
-                Ok(begun(dir, started, facts(&prepared)))
-            }
-        }
+        let launched = launcher.launch(&prepared.task, |bundle| {
+            prepared.plan.write(bundle)?;
+            self.own(&dir)
+        });
+        let found = launched.map_err(|error| StartError::passing(whole(&error)))?;
+        Ok(self.found_again(&dir, &found, facts(&prepared)))
+    }
+
+    /// One that was so short that it has ended already is a start, too: whoever waits for it learns how it ended.
+    fn found_again(
+        &self,
+        dir: &TaskDir,
+        found: &launch::Recovered,
+        facts: BTreeMap<String, String>,
+    ) -> Begun {
+        let started = match found {
+            launch::Recovered::Running(started) => started.clone(),
+            launch::Recovered::Exited(_) => dir.started().ok().flatten().unwrap_or(NEVER),
+        };
+        begun(dir.clone(), started, facts)
+    }
+
+    /// From now on this process answers for the task.
+    fn own(&self, dir: &TaskDir) -> io::Result<()> {
+        let mut owner = lock(&self.owner);
+        let owner = match &mut *owner {
+            Some(owner) => owner,
+            none => none.insert(Owner::new(&dir.root())?),
+        };
+        owner.takes(dir)
     }
 
     fn recover(&self, dir: &TaskDir) -> Result<Recovered, EngineError> {
         let recovered = self.launcher().recover(dir).map_err(engine)?;
+        // A task that cannot be marked is still this one's; only a sweep of another plugin would not know.
+        let _ = self.own(dir);
         let intent = dir.intent().map_err(engine)?;
         let known = intent
             .map(|intent| facts_of(&intent.task))
@@ -248,6 +282,15 @@ impl Shared {
             }
         })
     }
+}
+
+/// How much longer than asked for a shim may take to stop a task: two calls of crun, of 30 s each at most, and a kill.
+const SHIM_PATIENCE: Duration = Duration::from_secs(75);
+
+async fn within<T>(patience: Duration, answer: impl Future<Output = T>) -> Result<T, EngineError> {
+    tokio::time::timeout(patience, answer)
+        .await
+        .map_err(|_| EngineError(format!("the shim did not answer within {patience:?}")))
 }
 
 /// Stands for a first process of which there is no record.

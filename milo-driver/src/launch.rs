@@ -8,8 +8,7 @@
 //!   of the processes was killed at any point: [`Launcher::launch`] goes on from where it was, or undoes what is of no use
 //!   and begins anew; it never makes a second container of one task.
 //! - Callers of the same task wait for each other, in all processes (a lock on `<root>/locks/<key>`).
-//! - A launch that fails leaves no process, no container and no cgroup. Its folder stays, for its log, until
-//!   [`Launcher::dismiss`]; that of an ephemeral task goes at once.
+//! - A launch that fails leaves no process, no container, no cgroup and no record.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -42,7 +41,7 @@ use crate::{
         protocol::{Answer, Request},
     },
     state::{Intent, Started, StateRoot, TaskDir},
-    task::{Exit, Task},
+    task::{CgroupPlace, Exit, Task},
 };
 
 /// How long a shim's answer may take. It may be busy with two calls of crun, of 30 s each at most.
@@ -258,7 +257,12 @@ impl Launcher {
         Ok(())
     }
 
-    /// What an earlier launch of the same task has reached, if that is worth keeping.
+    /// What an earlier launch of the same task has reached, if that is worth keeping; nothing is begun where there is none.
+    pub fn find(&self, dir: &TaskDir) -> Result<Option<Recovered>, LaunchError> {
+        let _lock = lock(dir)?;
+        self.found(dir)
+    }
+
     fn found(&self, dir: &TaskDir) -> Result<Option<Recovered>, LaunchError> {
         if intent(dir)?.is_none() {
             return Ok(None);
@@ -301,12 +305,9 @@ impl Launcher {
     /// The outcome of a launch, of which nothing is left if it is a failure.
     fn or_undone<T>(&self, dir: &TaskDir, begun: Result<T, LaunchError>) -> Result<T, LaunchError> {
         if begun.is_err() {
-            let ephemeral = matches!(intent(dir), Ok(Some(intent)) if intent.task.ephemeral);
-            // What cannot be undone now is left to a later dismissal; the first error says more.
-            let _ = self.end(dir);
-            if ephemeral {
-                let _ = clear(dir);
-            }
+            // What cannot be undone now is left to a later dismissal; the first error says more. What was undone leaves no
+            // record either: its cgroup may be the next attempt's, and an old record is a licence to kill.
+            let _ = self.end(dir).and_then(|()| clear(dir));
         }
         begun
     }
@@ -335,9 +336,11 @@ impl Launcher {
             kill(&started).map_err(record("cannot kill the task of", dir))?;
         }
         let enclosure = enclosure::of(&intent.task.cgroup);
-        enclosure
-            .kill()
-            .map_err(record("cannot kill the cgroup of", dir))?;
+        if intent.boot_id == boot_id() && !self.is_anothers(dir, &intent.task.cgroup) {
+            enclosure
+                .kill()
+                .map_err(record("cannot kill the cgroup of", dir))?;
+        }
         let crun = Crun {
             cgroups: !intent.task.cgroup.disabled,
             ..Crun::new(intent.crun, self.state.crun_root())
@@ -346,6 +349,16 @@ impl Launcher {
         // Its processes may need a moment to leave it; what stays is empty, and removed with the next attempt.
         let _ = enclosure.remove();
         Ok(())
+    }
+
+    /// Whether another task that has not ended has the same cgroup: Nomad gives every attempt of a task the same one.
+    fn is_anothers(&self, dir: &TaskDir, place: &CgroupPlace) -> bool {
+        let others = self.state.tasks().unwrap_or_default();
+        others.iter().filter(|other| *other != dir).any(|other| {
+            let same =
+                matches!(other.intent(), Ok(Some(intent)) if intent.task.cgroup.path == place.path);
+            same && !matches!(other.exit(), Ok(Some(_)))
+        })
     }
 }
 

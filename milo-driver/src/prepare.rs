@@ -26,6 +26,8 @@ pub struct Means<'a> {
     pub default_java: Option<&'a str>,
     /// Whether a task may run as root.
     pub allow_privileged_user: bool,
+    /// Whether a task may name a JVM's home that was not looked at. What it holds, and what its links lead to, is mounted.
+    pub any_java_home: bool,
 }
 
 /// A task that can be run.
@@ -125,7 +127,7 @@ fn opened_beneath(dir: &Path, relative: &Path) -> std::io::Result<()> {
 /// The JVM that the task runs on. A home that it may name need not be one that was looked at.
 fn find_jre(select: &JreSelect, means: Means<'_>) -> Result<Jre, JreError> {
     match (means.jres.select(select, means.default_java), &select.home) {
-        (Err(_), Some(home)) => {
+        (Err(_), Some(home)) if means.any_java_home => {
             let there = Jres::discover(&Search {
                 homes: vec![home.clone()],
                 ..Search::default()

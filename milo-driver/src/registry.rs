@@ -320,15 +320,16 @@ impl<E: Engine> Registry<E> {
                 tracing::warn!(task = %id, %error, "could not kill a task before destroying it");
             }
         }
-        self.0.engine.destroy(&begun.dir).await?;
+        let destroyed = self.0.engine.destroy(&begun.dir).await;
         self.ended(
             &entry,
             &unknown_end(EngineError(
                 "the task was destroyed while it ran".to_owned(),
             )),
         );
+        // Also when it failed: an agent does not come back to it, and only what is forgotten is swept.
         self.forget(&entry);
-        Ok(())
+        Ok(destroyed?)
     }
 
     /// Removes the records of a task that is not one of these.

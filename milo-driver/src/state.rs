@@ -2,8 +2,9 @@
 //! how a reader tells a whole record from half of one, is decided here; what the records lead to is not.
 //!
 //! ```text
-//! <root>/                    0700, /run/milo or $XDG_RUNTIME_DIR/milo
+//! <root>/                    0700, /run/milo unless something else is configured
 //!   crun/                    crun's own state (its --root)
+//!   locks/, owners/          who works on a task, and which plugins live
 //!   tasks/<key>/             0700, one a task; <key> is TaskId::key
 //!     task.json              the intent: written before anything is created
 //!     bundle/                config.json, rootfs/, etc/: what crun is given
@@ -11,6 +12,7 @@
 //!     shim.log               what the shim and crun had to say
 //!     started.json           the container exists: its pid and that process' start time
 //!     exit.json              it has ended: how
+//!     owner.json             the plugin that answers for it
 //! ```
 //!
 //! Every record is written to a temporary name, synced, and renamed.
@@ -22,6 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::task::{Exit, Task, TaskId};
@@ -184,6 +187,55 @@ impl TaskDir {
     }
 }
 
+/// A process that answers for tasks, as long as it lives: it holds a lock on a file of its own in `owners/`, and its name is
+/// in the folder of each of its tasks. Whoever sweeps leaves the tasks of the living alone.
+#[derive(Debug)]
+pub struct Owner {
+    name: String,
+    _lock: File,
+}
+
+impl Owner {
+    /// A new one, which lives until it is dropped or its process ends.
+    pub fn new(root: &StateRoot) -> io::Result<Self> {
+        let folder = root.path().join("owners");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)?;
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        let mut options = OpenOptions::new();
+        let file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(folder.join(&name))?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { name, _lock: file })
+    }
+
+    /// From now on the task is its.
+    pub fn takes(&self, dir: &TaskDir) -> io::Result<()> {
+        dir.write("owner.json", &self.name)
+    }
+
+    /// Whether the one that a task belongs to lives, be it this process or another. The mark of a dead one is removed.
+    pub fn lives(dir: &TaskDir) -> bool {
+        let Ok(Some(name)) = dir.read::<String>("owner.json") else {
+            return false;
+        };
+        let path = dir.root().path().join("owners").join(&name);
+        let Ok(file) = File::open(&path) else {
+            return false;
+        };
+        let is_dead = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if is_dead {
+            let _ = fs::remove_file(path);
+        }
+        !is_dead
+    }
+}
+
 /// What was to be run, and all that is needed to undo it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Intent {
@@ -213,4 +265,29 @@ pub struct Started {
     pub start_time: u64,
     /// When its program began, in nanoseconds since 1970; 0 as long as it is only created.
     pub started_at: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use runyard_common::testing::tempdir;
+
+    use super::*;
+
+    #[test]
+    fn a_task_belongs_to_a_living_owner_until_that_ends() {
+        let root = tempdir();
+        let root = StateRoot::new(root.path());
+        let dir = root.task(&TaskId("t".to_owned()));
+        dir.create().unwrap();
+        assert!(!Owner::lives(&dir));
+        let owner = Owner::new(&root).unwrap();
+        owner.takes(&dir).unwrap();
+        assert!(Owner::lives(&dir));
+        let next = Owner::new(&root).unwrap();
+        next.takes(&dir).unwrap();
+        drop(owner);
+        assert!(Owner::lives(&dir));
+        drop(next);
+        assert!(!Owner::lives(&dir));
+    }
 }

@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::{
     config::Gc,
     registry::{Engine, Registry},
-    state::{StateRoot, TaskDir},
+    state::{Owner, StateRoot, TaskDir},
     task::Origin,
 };
 
@@ -76,7 +76,7 @@ impl Sweep {
     pub async fn once<E: Engine>(&self, registry: &Registry<E>) -> io::Result<Swept> {
         let mut swept = Swept::default();
         for dir in self.root.tasks()? {
-            if registry.knows(&dir) || !self.is_leftover(&dir) {
+            if registry.knows(&dir) || Owner::lives(&dir) || !self.is_leftover(&dir) {
                 continue;
             }
             let path = dir.path().display().to_string();
@@ -224,6 +224,19 @@ mod tests {
         let swept = scene.sweep.once(&scene.registry).await.unwrap();
         assert_eq!(swept.removed, std::slice::from_ref(&orphan));
         assert!(!orphan.path().exists() && typed.path().exists() && kept.path().exists());
+    }
+
+    #[tokio::test]
+    async fn the_task_of_another_plugin_that_lives_is_left() {
+        let scene = scene();
+        let dir = scene.record("a/other/1", Origin::Nomad);
+        let owner = Owner::new(&scene.sweep.root).unwrap();
+        owner.takes(&dir).unwrap();
+        let swept = scene.sweep.once(&scene.registry).await.unwrap();
+        assert_eq!(swept, Swept::default());
+        drop(owner);
+        let swept = scene.sweep.once(&scene.registry).await.unwrap();
+        assert_eq!(swept.removed, [dir]);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use runyard_common::{
     shutdown::{Readiness, Shutdown},
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
 };
 
@@ -58,6 +58,8 @@ async fn daemon(config: Config, load: Arc<Load>, registry: &Registry) -> anyhow:
     let sockets = bind(&config).await?;
     let tls = config.tls.as_ref().map(http::TlsConfig::load).transpose()?;
     let shutdown = Shutdown::on_signals()?;
+    // Before anybody is told where the hub listens: until it is handled, this signal ends a process.
+    let hangup = signal(SignalKind::hangup())?;
 
     let hub = Hub::new(
         config.settings.clone(),
@@ -83,7 +85,7 @@ async fn daemon(config: Config, load: Arc<Load>, registry: &Registry) -> anyhow:
     }
 
     let ending = daemon
-        .until_told_to_end(&config, load, registry, &shutdown)
+        .until_told_to_end(&config, load, registry, &shutdown, hangup)
         .await;
     readiness.begin_drain();
     daemon.drain(&config, &shutdown).await;
@@ -225,8 +227,8 @@ impl Daemon {
         load: Arc<Load>,
         registry: &Registry,
         shutdown: &Shutdown,
+        mut hangup: Signal,
     ) -> anyhow::Result<Exit> {
-        let mut hangup = signal(SignalKind::hangup())?;
         loop {
             tokio::select! {
                 () = shutdown.drain() => return Ok(Exit::Done),

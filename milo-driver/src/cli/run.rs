@@ -39,6 +39,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         default_java: context.config.default_java.as_deref(),
         // Whoever may run containers here decides for themselves.
         allow_privileged_user: true,
+        any_java_home: true,
     };
     let dir = context.state().task(&task.id);
     let prepared = prepare(task, means, &dir.bundle()).map_err(|error| refused(&error))?;

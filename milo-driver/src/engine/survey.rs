@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     ffi::OsStr,
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, SystemTime},
@@ -21,12 +22,12 @@ use crate::{
 /// How long `crun --version` may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What was learnt by running programs, by their files.
+/// What was learnt by running programs that worked, by their files.
 #[derive(Debug, Default)]
 pub(super) struct Surveyor {
-    crun: Option<(Stamp, Result<fingerprint::Crun, String>)>,
-    /// Why a JVM does not run, or that it does.
-    jres: HashMap<PathBuf, (Stamp, Option<String>)>,
+    crun: Option<(Stamp, fingerprint::Crun)>,
+    /// JVMs that have run.
+    jres: HashMap<PathBuf, Stamp>,
 }
 
 /// A file, as far as it matters whether it is still the same.
@@ -96,28 +97,51 @@ impl Surveyor {
 
     fn crun(&mut self, path: &Path) -> Result<fingerprint::Crun, String> {
         let stamp = Stamp::of(path);
-        match &self.crun {
-            Some((known, said)) if *known == stamp => said.clone(),
-            _ => {
-                let said = version(path);
-                self.crun = Some((stamp, said.clone()));
-                said
-            }
+        if let Some((known, crun)) = &self.crun
+            && *known == stamp
+        {
+            return Ok(crun.clone());
         }
+        let crun = version(path)?;
+        self.crun = Some((stamp, crun.clone()));
+        Ok(crun)
     }
 
-    /// Why a JVM cannot be used, if it cannot.
+    /// Why a JVM cannot be used, if it cannot. A failure may pass (a machine under load, an upgrade half-way), so it is
+    /// looked at again the next time.
     fn fault(&mut self, jre: &Jre) -> Option<String> {
         let stamp = Stamp::of(&jre.java);
-        match self.jres.get(&jre.home) {
-            Some((known, fault)) if *known == stamp => fault.clone(),
-            _ => {
-                let fault = jre::prove(jre).err().map(|error| super::whole(&error));
-                self.jres.insert(jre.home.clone(), (stamp, fault.clone()));
-                fault
-            }
+        if self.jres.get(&jre.home) == Some(&stamp) {
+            return None;
         }
+        if let Some(owner) = strange_owner(jre) {
+            let home = jre.home.display();
+            return Some(format!(
+                "`{home}` belongs to uid {owner}, and the driver starts its `java -version` as root: name it in java_homes to use it"
+            ));
+        }
+        if let Err(error) = jre::prove(jre) {
+            return Some(super::whole(&error));
+        }
+        self.jres.insert(jre.home.clone(), stamp);
+        None
     }
+}
+
+/// Who else than root and we could have put something into a JVM that nobody has named.
+fn strange_owner(jre: &Jre) -> Option<u32> {
+    if jre.source == jre::Source::Configured {
+        return None;
+    }
+    let us = rustix::process::geteuid().as_raw();
+    let mut places = vec![jre.java.as_path()];
+    places.extend(jre.home.ancestors());
+    let owners = places
+        .into_iter()
+        .filter_map(|path| fs::metadata(path).ok());
+    owners
+        .map(|file| file.uid())
+        .find(|owner| *owner != 0 && *owner != us)
 }
 
 /// The crun to use: the named one, or the first in `path`.

@@ -67,7 +67,6 @@ impl Visit {
         let mut has_input = true;
         while self.process.is_some() || self.stdout.is_some() || self.stderr.is_some() {
             let goes_on = tokio::select! {
-                biased;
                 () = outputs.closed() => false,
                 data = chunk(self.stdout.as_ref()) => self.say(data, &outputs, Output::Stdout).await,
                 data = chunk(self.stderr.as_ref()) => self.say(data, &outputs, Output::Stderr).await,

@@ -5,7 +5,8 @@
 //! namespace of its own in which the version 2 hierarchy is not mounted: crun sees pure version 1, the host is not changed.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read, Seek},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -139,16 +140,17 @@ impl Runtime for Crun {
         if !self.has_record(id) {
             return Ok(None);
         }
-        let output = self
-            .command()
+        let unusable = |error: io::Error| self.unusable("state", &error);
+        let mut answer = tempfile::tempfile().map_err(unusable)?;
+        let mut command = self.command();
+        command
             .args(["state", id])
-            .stdout(Stdio::piped())
-            .output()
-            .map_err(|error| self.unusable("state", &error))?;
-        if !output.status.success() {
-            return Err(failed("state", words(&output.stderr)));
-        }
-        let state: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .stdout(answer.try_clone().map_err(unusable)?);
+        self.call("state", &mut command)?;
+        answer.rewind().map_err(unusable)?;
+        let mut said = Vec::new();
+        answer.read_to_end(&mut said).map_err(unusable)?;
+        let state: serde_json::Value = serde_json::from_slice(&said)
             .map_err(|error| failed("state", format!("its answer is no JSON: {error}")))?;
         Ok(Some(match state["status"].as_str() {
             Some("creating" | "created") => Status::Created,

@@ -460,6 +460,25 @@ fn a_dead_shims_task_can_be_dismissed() {
     assert!(!init.is_alive());
 }
 
+/// Nomad gives each attempt of a task the same cgroup.
+#[test]
+fn the_record_of_an_attempt_that_failed_is_no_danger_to_the_next_one() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    let failed = Task {
+        id: TaskId(format!("{}/failed", place.task.id)),
+        ..place.task.clone()
+    };
+    let record = place.launcher.prepare(&failed, |_| Ok(())).unwrap();
+    let started = place.run();
+    place.launcher.dismiss(&record).unwrap();
+    assert!(!record.path().exists());
+    assert!(init(&started).is_alive());
+    assert_eq!(place.stop(0).signal, libc::SIGKILL);
+    place.dismiss();
+}
+
 #[test]
 fn what_ignores_sigterm_is_killed_in_time() {
     for timeout_ms in [0, 200] {

@@ -310,6 +310,7 @@ fn greet(context: &Context) -> anyhow::Result<i32> {
         jres: &Jres::discover(&Search::default()),
         default_java: None,
         allow_privileged_user: false,
+        any_java_home: false,
     };
     let task = Task::new(&name, program);
     let task = Task {
