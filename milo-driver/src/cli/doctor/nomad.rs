@@ -11,13 +11,17 @@ const UNITS: [&str; 3] = [
     "/usr/lib/systemd/system/nomad.service",
 ];
 
+/// Where `systemctl edit` puts what changes the unit.
+const DROP_INS: &str = "/etc/systemd/system/nomad.service.d";
+
 /// Where packages put the agent's configuration.
 const CONFIGURATION: &str = "/etc/nomad.d";
 
 pub(super) fn examine() -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(unit) = UNITS.iter().find_map(|path| fs::read_to_string(path).ok()) {
-        findings.push(kill_mode(&unit));
+        let changes = texts(Path::new(DROP_INS)).collect::<String>();
+        findings.push(kill_mode(&(unit + "\n" + &changes)));
     }
     if Path::new(CONFIGURATION).is_dir() {
         findings.push(block(Path::new(CONFIGURATION)));
@@ -25,9 +29,18 @@ pub(super) fn examine() -> Vec<Finding> {
     findings
 }
 
-/// Whether tasks outlive the agent.
+/// The files of a folder that can be read.
+fn texts(folder: &Path) -> impl Iterator<Item = String> {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|file| fs::read_to_string(file.path()).ok())
+}
+
+/// Whether tasks outlive the agent. What is said last holds.
 fn kill_mode(unit: &str) -> Finding {
-    if unit.lines().any(|line| line.trim() == "KillMode=process") {
+    let said = unit
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("KillMode="));
+    if said.last() == Some("process") {
         return Finding::ok(
             "nomad unit",
             "tasks survive a restart of the agent (KillMode=process)",
@@ -42,10 +55,7 @@ fn kill_mode(unit: &str) -> Finding {
 
 /// Whether the agent would load the plugin: it skips programs that its configuration does not name.
 fn block(folder: &Path) -> Finding {
-    let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    let names_us = files
-        .filter_map(|file| fs::read_to_string(file.path()).ok())
-        .any(|text| text.contains("plugin \"milo-driver\""));
+    let names_us = texts(folder).any(|text| text.contains("plugin \"milo-driver\""));
     if names_us {
         return Finding::ok("nomad plugin", "the agent's configuration names it");
     }
@@ -71,6 +81,8 @@ mod tests {
             kill_mode("[Service]\nKillMode=process\n").verdict,
             Verdict::Ok
         );
+        let changed = "[Service]\nKillMode=control-group\n\n[Service]\nKillMode=process\n";
+        assert_eq!(kill_mode(changed).verdict, Verdict::Ok);
         assert_eq!(
             kill_mode("[Service]\nKillMode=control-group\n").verdict,
             Verdict::Warn
