@@ -219,7 +219,7 @@ impl Shared {
         // One that runs is not looked at again: its JAR and its JVM may have changed since.
         if let Ok(Some(found)) = launcher.find(&dir) {
             let _ = self.own(&dir);
-            return Ok(self.found_again(&dir, &found, facts_of(&task)));
+            return Ok(found_again(&dir, &found, facts_of(&task)));
         }
         let host = Host::detect().map_err(|error| {
             StartError::passing(format!("cannot look at this machine: {error}"))
@@ -237,21 +237,7 @@ impl Shared {
             self.own(&dir)
         });
         let found = launched.map_err(|error| StartError::passing(whole(&error)))?;
-        Ok(self.found_again(&dir, &found, facts(&prepared)))
-    }
-
-    /// One that was so short that it has ended already is a start, too: whoever waits for it learns how it ended.
-    fn found_again(
-        &self,
-        dir: &TaskDir,
-        found: &launch::Recovered,
-        facts: BTreeMap<String, String>,
-    ) -> Begun {
-        let started = match found {
-            launch::Recovered::Running(started) => started.clone(),
-            launch::Recovered::Exited(_) => dir.started().ok().flatten().unwrap_or(NEVER),
-        };
-        begun(dir.clone(), started, facts)
+        Ok(found_again(&dir, &found, facts(&prepared)))
     }
 
     /// From now on this process answers for the task.
@@ -282,6 +268,15 @@ impl Shared {
             }
         })
     }
+}
+
+/// One that was so short that it has ended already is a start, too: whoever waits for it learns how it ended.
+fn found_again(dir: &TaskDir, found: &launch::Recovered, facts: BTreeMap<String, String>) -> Begun {
+    let started = match found {
+        launch::Recovered::Running(started) => started.clone(),
+        launch::Recovered::Exited(_) => dir.started().ok().flatten().unwrap_or(NEVER),
+    };
+    begun(dir.clone(), started, facts)
 }
 
 /// How much longer than asked for a shim may take to stop a task: two calls of crun, of 30 s each at most, and a kill.

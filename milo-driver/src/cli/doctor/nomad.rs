@@ -37,10 +37,10 @@ fn texts(folder: &Path) -> impl Iterator<Item = String> {
 
 /// Whether tasks outlive the agent. What is said last holds.
 fn kill_mode(unit: &str) -> Finding {
-    let said = unit
+    let mut said = unit
         .lines()
         .filter_map(|line| line.trim().strip_prefix("KillMode="));
-    if said.last() == Some("process") {
+    if said.next_back() == Some("process") {
         return Finding::ok(
             "nomad unit",
             "tasks survive a restart of the agent (KillMode=process)",
