@@ -6,11 +6,14 @@
 //!  launch 2   try a config   SetConfig twice without the agent's own part, end
 //!  launch 3   use it         SetConfig, Init, Fingerprint, TaskEvents; a task if one is given; reattach; kill -9; recover
 //! ```
+//!
+//! The same agent can [`measure`](measure::measure) a plugin instead of judging it.
 
 mod agent;
 mod fill;
 mod job;
 mod launched;
+pub mod measure;
 
 use std::path::{Path, PathBuf};
 
@@ -63,6 +66,14 @@ pub enum Verdict {
 }
 
 impl Report {
+    /// The first rule that was broken, and how.
+    fn first_failure(&self) -> Option<String> {
+        self.checks.iter().find_map(|check| match &check.verdict {
+            Verdict::Fail(because) => Some(format!("{}: {because}", check.name)),
+            _ => None,
+        })
+    }
+
     /// How many rules were broken.
     pub fn failures(&self) -> usize {
         let broken = |check: &&Check| matches!(check.verdict, Verdict::Fail(_));

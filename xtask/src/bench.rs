@@ -3,17 +3,20 @@
 //! modules that all tools share.
 //!
 //! ```text
-//! bench ──> overseerctl ──> plan (A B B A rounds) ──> report (table, JSON)
-//!                 │           └─> stats
+//! bench ──> overseerctl, milo_driver ──> plan (A B B A rounds) ──> report (table, JSON)
+//!                 │                        └─> stats
 //!                 ├─> sandbox (processes that cannot outlive the run)
 //!                 ├─> machine (cores, /proc, facts for the header)
+//!                 ├─> laps (commands timed one after another)
 //!                 └─> load (WebSocket client that must not be the bottleneck)
 //! ```
 
 mod build;
 mod emit;
+mod laps;
 mod load;
 mod machine;
+mod milo_driver;
 mod overseerctl;
 mod plan;
 mod report;
@@ -65,10 +68,16 @@ struct Tool {
     measure: fn(&Effort) -> Result<Report>,
 }
 
-const TOOLS: &[Tool] = &[Tool {
-    name: "overseerctl",
-    measure: overseerctl::measure,
-}];
+const TOOLS: &[Tool] = &[
+    Tool {
+        name: "overseerctl",
+        measure: overseerctl::measure,
+    },
+    Tool {
+        name: "milo-driver",
+        measure: milo_driver::measure,
+    },
+];
 
 /// Measures the tools asked for and prints one table for each.
 ///
@@ -109,10 +118,12 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
 fn play(role: &str, rest: &[String]) -> Result<()> {
     match role {
         emit::ROLE => emit::play(rest),
+        laps::ROLE => laps::play(rest),
         sandbox::ROLE => sandbox::play(rest),
         _ => bail!(
-            "unknown role `{role}` (known roles: {}, {})",
+            "unknown role `{role}` (known roles: {}, {}, {})",
             emit::ROLE,
+            laps::ROLE,
             sandbox::ROLE
         ),
     }
@@ -172,7 +183,7 @@ mod tests {
         let error = run(parse("bench nosuch --quick")).unwrap_err().to_string();
         assert_eq!(
             error,
-            "no benchmark for `nosuch` (tools that have one: overseerctl)"
+            "no benchmark for `nosuch` (tools that have one: overseerctl, milo-driver)"
         );
     }
 
@@ -197,6 +208,6 @@ mod tests {
     #[test]
     fn an_unknown_role_is_refused_with_the_known_ones() {
         let error = run(parse("bench --role x")).unwrap_err().to_string();
-        assert_eq!(error, "unknown role `x` (known roles: emit, guard)");
+        assert_eq!(error, "unknown role `x` (known roles: emit, laps, guard)");
     }
 }

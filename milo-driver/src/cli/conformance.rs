@@ -1,4 +1,4 @@
-//! `milo-driver conformance`: a driver plugin against what a Nomad agent needs of it.
+//! `milo-driver conformance`: a driver plugin against what a Nomad agent needs of it, or what it costs.
 
 use std::path::PathBuf;
 
@@ -9,12 +9,15 @@ use runyard_common::{
 };
 use serde_json::{Map, Value};
 
-use crate::conformance::{self, Verdict, Wish};
+use crate::conformance::{
+    self, Verdict, Wish,
+    measure::{self, MOST_TASKS, Measurement, Memory},
+};
 
 /// Play a Nomad agent against a driver plugin, and say what it does wrong
 ///
 /// The plugin is launched three times, as an agent does. With --task, a task is run, too: through all calls, a kill -9 of the
-/// plugin and a recovery.
+/// plugin and a recovery. With --measure, the rules are left alone and so many such tasks run at once, for times and memory.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The plugin's program
@@ -29,6 +32,9 @@ pub(super) struct Args {
     /// Where the task's folders are made, with what it needs in `local/`; a temporary folder otherwise
     #[arg(long, value_name = "DIR", requires = "task")]
     dir: Option<PathBuf>,
+    /// Measure instead, with so many tasks at once; the task prints a line to stdout when it is up
+    #[arg(long, value_name = "N", requires = "task", value_parser = tasks)]
+    measure: Option<usize>,
     /// Arguments of the plugin
     #[arg(last = true, value_name = "ARGS")]
     handed_on: Vec<String>,
@@ -39,6 +45,15 @@ fn block(text: &str) -> Result<Map<String, Value>, String> {
         Ok(Value::Object(block)) => Ok(block),
         Ok(_) => Err("it must be an object, as in {\"jar_path\": \"local/app.jar\"}".to_owned()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+fn tasks(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=MOST_TASKS).contains(&count) => Ok(count),
+        _ => Err(format!(
+            "it must be a number of tasks from 1 to {MOST_TASKS}"
+        )),
     }
 }
 
@@ -53,6 +68,12 @@ pub(super) fn run(args: Args, printer: &Printer) -> anyhow::Result<Exit> {
         task: args.task,
         dir: args.dir,
     };
+    if let Some(tasks) = args.measure {
+        let measured = measure::measure(&args.plugin, &wish, tasks);
+        let measured = measured.map_err(|error| Failure::new(Exit::Failed, error))?;
+        printer.both(&measured, &numbers(&measured))?;
+        return Ok(Exit::Done);
+    }
     let report = conformance::run(&args.plugin, &wish);
     let mut table = Table::headless();
     for check in &report.checks {
@@ -71,4 +92,38 @@ pub(super) fn run(args: Args, printer: &Printer) -> anyhow::Result<Exit> {
             Ok(Exit::Failed)
         }
     }
+}
+
+fn numbers(measured: &Measurement) -> Table {
+    let mut table = Table::headless();
+    let began = [
+        ("launch", measured.launch),
+        ("StartTask", measured.start),
+        ("first byte of stdout", measured.first_byte),
+    ];
+    let ended = [
+        ("launch after kill -9", measured.relaunch),
+        ("RecoverTask", measured.recover),
+        ("kill until WaitTask answers", measured.exit_seen),
+        ("StopTask", measured.stop),
+        ("DestroyTask", measured.destroy),
+    ];
+    for (name, times) in began {
+        table.push([name.to_owned(), times.to_string()]);
+    }
+    for memory in &measured.memory {
+        table.push([format!("memory at {} tasks", memory.tasks), weight(memory)]);
+    }
+    for (name, times) in ended {
+        table.push([name.to_owned(), times.to_string()]);
+    }
+    table
+}
+
+fn weight(memory: &Memory) -> String {
+    let (plugin, shims) = (memory.plugin, memory.shims);
+    format!(
+        "plugin {} kB RSS, {} kB PSS; {} shims of at most {} kB RSS, {} kB PSS together",
+        plugin.rss_kb, plugin.pss_kb, shims.count, shims.most_rss_kb, shims.pss_kb
+    )
 }

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
-use tokio::time;
+use tokio::{net::unix::pipe, time};
 
 use super::{
     Report,
@@ -30,6 +30,9 @@ const LOGS: Duration = Duration::from_secs(2);
 
 /// How long a start or a stop may take.
 const SLOW: Duration = Duration::from_mins(1);
+
+/// How long a program may take until it prints something.
+const FIRST_BYTE: Duration = Duration::from_secs(30);
 
 /// The task and its folders, which go with it.
 pub(super) struct Job {
@@ -82,12 +85,33 @@ impl Job {
         })
     }
 
+    /// What the agent calls it.
+    pub(super) fn id(&self) -> String {
+        self.config.id.clone()
+    }
+
+    /// What asks for its start.
+    pub(super) fn start_request(&self) -> StartTaskRequest {
+        StartTaskRequest {
+            task: Some(self.config.clone()),
+        }
+    }
+
+    /// Waits until it has printed something to stdout.
+    pub(super) async fn first_byte(&self) -> Result<(), String> {
+        let log = self.logs[0].try_clone().and_then(pipe::Receiver::from_file);
+        let log = log.map_err(|error| error.to_string())?;
+        let first = time::timeout(FIRST_BYTE, first_byte(&log)).await;
+        first.unwrap_or_else(|_| {
+            Err(format!(
+                "the task printed nothing within {FIRST_BYTE:?}: give one that prints a line when it is up"
+            ))
+        })
+    }
+
     /// Starts it; without a usable handle there is nothing more to see.
     pub(super) async fn start(&self, agent: &mut Agent, report: &mut Report) -> Option<TaskHandle> {
-        let request = StartTaskRequest {
-            task: Some(self.config.clone()),
-        };
-        let started = slowly(agent.driver.start_task(request)).await;
+        let started = slowly(agent.driver.start_task(self.start_request())).await;
         let started = report.take("start", "the task fails", started)?;
         let handle = started
             .into_inner()
@@ -301,7 +325,10 @@ impl Job {
     }
 }
 
-async fn slowly<T>(answer: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, String> {
+/// Waits for an answer that may take as long as a program needs to start or to end.
+pub(super) async fn slowly<T>(
+    answer: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<T, String> {
     match time::timeout(SLOW, answer).await {
         Ok(answer) => answer.map_err(|status| format!("{:?}: {}", status.code(), status.message())),
         Err(_) => Err(format!("no answer within {SLOW:?}")),
@@ -344,6 +371,18 @@ fn log(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
+}
+
+async fn first_byte(log: &pipe::Receiver) -> Result<(), String> {
+    loop {
+        log.readable().await.map_err(|error| error.to_string())?;
+        match log.try_read(&mut [0]) {
+            Ok(0) => return Err("the task ended, or closed its stdout, without a word".to_owned()),
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
 }
 
 /// Reads what is there. A FIFO that nobody writes to any more has ended.

@@ -115,6 +115,11 @@ impl Launched {
         Ok(launched)
     }
 
+    /// Its process.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where it listens.
     pub(super) fn socket(&self) -> &Path {
         &self.socket

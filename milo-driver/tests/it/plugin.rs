@@ -401,9 +401,8 @@ impl Log {
 
 // === What any agent needs ===
 
-#[test]
-fn no_rule_of_the_game_is_broken() {
-    let Some(jar) = kit() else { return };
+/// What the suite says of this plugin, with tasks that sleep.
+fn conformance(jar: &Path, more: &[&str]) -> Value {
     let place = Place::new();
     let jars = place.folder("jars");
     fs::copy(jar, jars.join("kit.jar")).unwrap();
@@ -422,7 +421,16 @@ fn no_rule_of_the_game_is_broken() {
         "--task",
         &task.to_string(),
     ]);
-    let report: Value = serde_json::from_str(&Output::of(&mut command).success()).unwrap();
+    command.args(more);
+    let said = Output::of(&mut command).success();
+    place.until_nothing_is_left();
+    serde_json::from_str(&said).unwrap()
+}
+
+#[test]
+fn no_rule_of_the_game_is_broken() {
+    let Some(jar) = kit() else { return };
+    let report = conformance(jar, &[]);
     let checks = report["checks"].as_array().unwrap();
     let kept = checks
         .iter()
@@ -430,7 +438,36 @@ fn no_rule_of_the_game_is_broken() {
     assert_eq!(kept.count(), checks.len(), "{report}");
     // With a task nothing is skipped.
     assert!(checks.len() >= 61, "{report}");
-    place.until_nothing_is_left();
+}
+
+#[test]
+fn a_measurement_has_every_number() {
+    let Some(jar) = kit() else { return };
+    let measured = conformance(jar, &["--measure", "2"]);
+    let counts = [
+        ("launch", 1),
+        ("start", 2),
+        ("first_byte", 2),
+        ("relaunch", 1),
+        ("recover", 2),
+        ("exit_seen", 1),
+        ("stop", 1),
+        ("destroy", 2),
+    ];
+    for (name, count) in counts {
+        let times = &measured[name];
+        assert_eq!(times["count"], count, "{name}: {measured}");
+        assert!(
+            times["max_ms"].as_f64().unwrap() > 0.0,
+            "{name}: {measured}"
+        );
+    }
+    let memory = measured["memory"].as_array().unwrap();
+    assert_eq!(memory.len(), 2, "{measured}");
+    for (memory, tasks) in memory.iter().zip(1..) {
+        assert_eq!(memory["tasks"], tasks, "{measured}");
+        assert_eq!(memory["shims"]["count"], tasks, "{measured}");
+    }
 }
 
 // === Many ===

@@ -125,7 +125,7 @@ fn an_interrupt_stops_the_task_and_its_own_code_is_returned() {
 
 #[test]
 fn a_second_interrupt_leaves_the_task_to_itself() {
-    let hub = Hub::start(&format!("stop_grace: 1h\nshutdown_grace: 100ms\n{ACTIONS}"));
+    let mut hub = Hub::start(&format!("stop_grace: 1h\nshutdown_grace: 100ms\n{ACTIONS}"));
     let script = "s=trap 'echo no' TERM; echo ready; while :; do sleep 0.01; done";
     let args = ["run", "sh", "--id", "stubborn", script];
     let (mut client, ()) = Daemon::start(command(&hub.address, &args), |line| {
@@ -136,6 +136,7 @@ fn a_second_interrupt_leaves_the_task_to_itself() {
     client.interrupt();
     assert_eq!(client.wait(testing::patience()).code(), Some(130));
     assert_eq!(task(&hub.address, "stubborn")["worker_state"], "running");
+    assert_eq!(hub.daemon.stop().code(), Some(0));
 }
 
 #[test]

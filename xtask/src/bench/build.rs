@@ -31,12 +31,40 @@ const OPTIMISE: [&str; 4] = [
     ),
 ];
 
+/// The binary that an environment variable names, if it is set.
+///
+/// # Errors
+///
+/// A variable that leads to no file.
+pub(super) fn ready_made(variable: &str) -> Result<Option<PathBuf>> {
+    let Some(path) = std::env::var_os(variable) else {
+        return Ok(None);
+    };
+    let path = Path::new(&path);
+    let found = path.canonicalize();
+    found
+        .map(Some)
+        .with_context(|| format!("{variable} names {}, which cannot be read", path.display()))
+}
+
+/// The binary that an environment variable names, or else a package's release binary.
+///
+/// # Errors
+///
+/// Those of [`ready_made`] and [`release_binary`].
+pub(super) fn ready_made_or_release(variable: &str, package: &str) -> Result<PathBuf> {
+    match ready_made(variable)? {
+        Some(path) => Ok(path),
+        None => release_binary(package),
+    }
+}
+
 /// Builds a package's release binary and returns the path cargo put it at.
 ///
 /// # Errors
 ///
 /// A failed build, or a package without a binary of its name.
-pub(super) fn release_binary(package: &str) -> Result<PathBuf> {
+fn release_binary(package: &str) -> Result<PathBuf> {
     binary(package, &["--release"])
 }
 

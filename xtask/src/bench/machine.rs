@@ -35,11 +35,12 @@ pub(super) struct Cores {
 impl Cores {
     /// Divides the cores that this process may use now.
     pub(super) fn divide() -> Self {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let allowed = field(&status, "Cpus_allowed_list:")
-            .map(cpu_list)
-            .unwrap_or_default();
-        Self::halves(allowed, has_taskset())
+        Self::halves(allowed(), has_taskset())
+    }
+
+    /// Leaves all cores to everybody: for measurements in which one command runs at a time.
+    pub(super) fn undivided() -> Self {
+        Self::halves(allowed(), false)
     }
 
     fn halves(allowed: Vec<u32>, taskset: bool) -> Self {
@@ -116,10 +117,17 @@ impl Cores {
             );
         }
         format!(
-            "{}, shared by daemon, client and children (no taskset, or one core)",
+            "{}, shared by all that runs (not pinned)",
             join(&self.client)
         )
     }
+}
+
+/// The cores that this process may use now.
+fn allowed() -> Vec<u32> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list = field(&status, "Cpus_allowed_list:");
+    list.map(cpu_list).unwrap_or_default()
 }
 
 fn has_taskset() -> bool {
@@ -237,8 +245,15 @@ fn load(loadavg: &str) -> String {
     format!("{minute} runnable on average in the minute before (other work spoils the numbers)")
 }
 
+/// One line for the report's header: which binary was measured.
+pub(super) fn binary_fact(path: &Path, version_flag: &str) -> String {
+    let version = first_line(path, [version_flag]).unwrap_or_else(|| "version unknown".into());
+    let digest = sha256(path).unwrap_or_else(|| "unknown".into());
+    format!("{version}, sha256 {digest}")
+}
+
 /// Digest of a file, in hexadecimal; `None` without a `sha256sum` program.
-pub(super) fn sha256(file: &Path) -> Option<String> {
+fn sha256(file: &Path) -> Option<String> {
     let line = first_line("sha256sum", [file])?;
     line.split_ascii_whitespace().next().map(str::to_owned)
 }

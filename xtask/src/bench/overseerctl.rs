@@ -99,13 +99,8 @@ fn cases() -> Vec<Case<Lab>> {
 
 impl Lab {
     fn set_up() -> Result<Self> {
-        let ours = match std::env::var_os(OUR_BINARY) {
-            Some(path) => existing(OUR_BINARY, &path)?,
-            None => build::release_binary("overseerctl")?,
-        };
-        let peer = std::env::var_os(PEER_BINARY)
-            .map(|path| existing(PEER_BINARY, &path))
-            .transpose()?;
+        let ours = build::ready_made_or_release(OUR_BINARY, "overseerctl")?;
+        let peer = build::ready_made(PEER_BINARY)?;
         let cores = Cores::divide();
         let sandbox = Sandbox::new()?;
         cores.enter_client_half()?;
@@ -131,7 +126,7 @@ impl Lab {
 
     fn facts(&self, effort: &Effort) -> Vec<(String, String)> {
         let mut facts = machine::facts(&self.cores);
-        facts.push(("ours".into(), binary_fact(&self.ours, "--version")));
+        facts.push(("ours".into(), machine::binary_fact(&self.ours, "--version")));
         facts.push(("peer".into(), self.peer_fact()));
         facts.push(("method".into(), effort.describe()));
         facts
@@ -149,23 +144,10 @@ impl Lab {
             .map_or("go version unknown", |(_, version)| version);
         format!(
             "{}, {go}, GOMAXPROCS={}",
-            binary_fact(peer, "-version"),
+            machine::binary_fact(peer, "-version"),
             self.cores.for_daemon()
         )
     }
-}
-
-fn existing(variable: &str, path: &OsStr) -> Result<PathBuf> {
-    let path = Path::new(path);
-    path.canonicalize()
-        .with_context(|| format!("{variable} names {}, which cannot be read", path.display()))
-}
-
-fn binary_fact(path: &Path, version_flag: &str) -> String {
-    let version =
-        machine::first_line(path, [version_flag]).unwrap_or_else(|| "version unknown".into());
-    let digest = machine::sha256(path).unwrap_or_else(|| "unknown".into());
-    format!("{version}, sha256 {digest}")
 }
 
 /// The configuration for both daemons: keys that both know, children on the client's cores where output is measured.

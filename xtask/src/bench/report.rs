@@ -19,8 +19,8 @@ const HEADINGS: [&str; 7] = [
 ];
 
 const LEGEND: &str = "Numbers are medians, +- half the distance from the lowest to the highest run. A ratio above 1 is in \
-                      favour of ours,\nwhichever direction is good. `void`: messages were lost, repeated or missing, so \
-                      there is no number.\n";
+                      favour of ours,\nwhichever direction is good. `void`: something was lost, repeated, missing or \
+                      failed, so there is no number.\n";
 
 /// The result of one tool's benchmark.
 #[derive(Clone, Debug)]
@@ -122,7 +122,7 @@ fn row(outcome: &Outcome, index: usize) -> [String; 7] {
         cell(outcome.peer.as_ref(), index),
         ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}x")),
         target_text(metric),
-        verdict(metric, outcome, ours, ratio).to_owned(),
+        verdict(metric, outcome, ours, peer).to_owned(),
     ]
 }
 
@@ -161,6 +161,7 @@ fn target_text(metric: &Metric) -> String {
         Target::None => "-".into(),
         Target::Ratio(times) => format!(">= {times}x"),
         Target::Below(limit) => format!("< {limit} {}", metric.unit),
+        Target::Over(more) => format!("<= peer + {more} {}", metric.unit),
         Target::Complete => "no loss".into(),
     }
 }
@@ -169,15 +170,21 @@ fn verdict(
     metric: &Metric,
     outcome: &Outcome,
     ours: Option<Summary>,
-    ratio: Option<f64>,
+    peer: Option<Summary>,
 ) -> &'static str {
     if outcome.ours.void.is_some() {
         return "VOID";
     }
+    let both = ours
+        .zip(peer)
+        .map(|(ours, peer)| (ours.median, peer.median));
     let passed = match metric.target {
         Target::None => return "-",
-        Target::Ratio(_) if outcome.peer.is_none() => return "no peer",
-        Target::Ratio(times) => ratio.map(|ratio| ratio >= times),
+        Target::Ratio(_) | Target::Over(_) if outcome.peer.is_none() => return "no peer",
+        Target::Ratio(times) => both
+            .and_then(|(ours, peer)| ratio(metric, ours, peer))
+            .map(|ratio| ratio >= times),
+        Target::Over(more) => both.map(|(ours, peer)| ours <= peer + more),
         Target::Below(limit) => ours.map(|ours| ours.median < limit),
         Target::Complete => ours.map(|_| true),
     };
@@ -266,7 +273,7 @@ fn metric_json(outcome: &Outcome, index: usize) -> Value {
         "peer_samples": outcome.peer.as_ref().map(|column| column.samples(index)),
         "ratio": ratio,
         "target": target_text(metric),
-        "verdict": verdict(metric, outcome, ours, ratio),
+        "verdict": verdict(metric, outcome, ours, peer),
     })
 }
 
@@ -356,6 +363,20 @@ mod tests {
             ]
         );
         assert_eq!(row(&ratio, 0)[6], "no peer");
+    }
+
+    #[test]
+    fn a_floor_may_be_exceeded_by_so_much_and_no_more() {
+        let floor = || Some(column(&[40.0]));
+        let judged = |ours, peer| {
+            let outcome = outcome(Target::Over(5.0), Better::Less, column(&[ours]), peer);
+            row(&outcome, 0)[5..].to_vec()
+        };
+        assert_eq!(judged(45.0, floor()), ["<= peer + 5 ms", "pass"]);
+        assert_eq!(judged(45.1, floor())[1], "MISSED");
+        assert_eq!(judged(30.0, floor())[1], "pass");
+        assert_eq!(judged(45.0, Some(void()))[1], "no number");
+        assert_eq!(judged(45.0, None)[1], "no peer");
     }
 
     #[test]

@@ -17,6 +17,10 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -144,6 +148,37 @@ pub(super) fn signal(name: &str, pids: &[u32]) {
         .status();
 }
 
+/// Lets `work` run processes one after another and kills the current one, whose id `work` stores, at the limit:
+/// waiting for a process has no time limit of its own.
+pub(super) fn supervised<T>(limit: Duration, work: impl FnOnce(&AtomicU32) -> T) -> T {
+    let current = AtomicU32::new(0);
+    thread::scope(|scope| {
+        let (done, over) = mpsc::channel::<()>();
+        let current = &current;
+        scope.spawn(move || {
+            if over.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                signal("KILL", &[current.load(Ordering::Relaxed)]);
+            }
+        });
+        let outcome = work(current);
+        drop(done);
+        outcome
+    })
+}
+
+/// The end of a log file, as context of an error.
+pub(super) fn last_lines(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().rev().take(3).collect();
+    if lines.is_empty() {
+        return "its log is empty".into();
+    }
+    format!(
+        "its log ends with `{}`",
+        lines.into_iter().rev().collect::<Vec<_>>().join(" / ")
+    )
+}
+
 fn sweep(token: &str) {
     let mark = format!("{MARK}={token}");
     let deadline = Instant::now() + SWEEP_LIMIT;
@@ -220,6 +255,16 @@ mod tests {
         assert!(stranger.try_wait().unwrap().is_none());
         stranger.kill().unwrap();
         stranger.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_takes_too_long_is_killed() {
+        let status = supervised(Duration::from_millis(20), |current| {
+            let mut child = marked("test-late", "exec sleep 60").spawn().unwrap();
+            current.store(child.id(), Ordering::Relaxed);
+            child.wait().unwrap()
+        });
+        assert!(!status.success());
     }
 
     #[test]

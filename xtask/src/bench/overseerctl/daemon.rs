@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::sync::atomic::AtomicU16;
@@ -106,8 +105,10 @@ impl<'a> Daemon<'a> {
         };
         daemon.addr = daemon
             .wait_for_port(port, &log)
-            .with_context(|| last_lines(&log))?;
-        daemon.connect().with_context(|| last_lines(&log))?;
+            .with_context(|| sandbox::last_lines(&log))?;
+        daemon
+            .connect()
+            .with_context(|| sandbox::last_lines(&log))?;
         daemon.ready_after = begin.elapsed();
         Ok(daemon)
     }
@@ -295,19 +296,6 @@ fn address_in(line: &str) -> Option<SocketAddr> {
         .next()?
         .parse()
         .ok()
-}
-
-/// The end of a log file, as context of an error.
-pub(super) fn last_lines(log: &PathBuf) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<_> = text.lines().rev().take(3).collect();
-    if lines.is_empty() {
-        return "its log is empty".into();
-    }
-    format!(
-        "its log ends with `{}`",
-        lines.into_iter().rev().collect::<Vec<_>>().join(" / ")
-    )
 }
 
 #[cfg(test)]

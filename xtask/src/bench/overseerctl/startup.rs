@@ -7,9 +7,6 @@ use std::process::Command;
 use std::process::Stdio;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
-use std::sync::mpsc::RecvTimeoutError;
-use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -25,7 +22,6 @@ use super::super::plan::Target;
 use super::super::sandbox;
 use super::super::stats;
 use super::Lab;
-use super::daemon;
 
 /// Runs of each command; their median is one sample.
 const RUNS: usize = 30;
@@ -76,7 +72,7 @@ fn time_list(lab: &Lab, side: Side) -> Result<f64> {
 /// Median of several runs in milliseconds, from before the spawn until the exit is known.
 fn p50(lab: &Lab, program: &Path, arguments: &[&str], url: Option<&str>) -> Result<f64> {
     let log = lab.sandbox.dir().join("command.log");
-    let times = supervised(|current| {
+    let times = sandbox::supervised(BATCH_LIMIT, |current| {
         let run = |_| {
             let mut command = lab.sandbox.command(program);
             command
@@ -90,7 +86,7 @@ fn p50(lab: &Lab, program: &Path, arguments: &[&str], url: Option<&str>) -> Resu
     });
     let command_text = || format!("`{} {}`", program.display(), arguments.join(" "));
     let times = times
-        .with_context(|| daemon::last_lines(&log))
+        .with_context(|| sandbox::last_lines(&log))
         .with_context(command_text)?;
     Ok(stats::median(&times).unwrap_or_default())
 }
@@ -107,31 +103,16 @@ fn time(command: &mut Command, current: &AtomicU32) -> Result<f64> {
     Ok(elapsed.as_secs_f64() * 1e3)
 }
 
-/// Lets `work` run processes one after another and kills the current one, whose id `work` stores, at the limit:
-/// waiting for a process has no time limit of its own.
-fn supervised<T>(work: impl FnOnce(&AtomicU32) -> T) -> T {
-    let current = AtomicU32::new(0);
-    thread::scope(|scope| {
-        let (done, limit) = mpsc::channel::<()>();
-        let current = &current;
-        scope.spawn(move || {
-            if limit.recv_timeout(BATCH_LIMIT) == Err(RecvTimeoutError::Timeout) {
-                sandbox::signal("KILL", &[current.load(Ordering::Relaxed)]);
-            }
-        });
-        let outcome = work(current);
-        drop(done);
-        outcome
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_command_that_fails_gives_no_time() {
-        let error = supervised(|current| time(&mut Command::new("false"), current)).unwrap_err();
+        let error = sandbox::supervised(BATCH_LIMIT, |current| {
+            time(&mut Command::new("false"), current)
+        })
+        .unwrap_err();
         assert!(
             error.to_string().starts_with("ended with exit status"),
             "{error}"
@@ -140,6 +121,13 @@ mod tests {
 
     #[test]
     fn a_command_that_succeeds_takes_some_time() {
-        assert!(supervised(|current| time(&mut Command::new("true"), current)).unwrap() > 0.0);
+        assert!(
+            sandbox::supervised(BATCH_LIMIT, |current| time(
+                &mut Command::new("true"),
+                current
+            ))
+            .unwrap()
+                > 0.0
+        );
     }
 }
