@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use runyard_common::{exit::Exit, report::Failure};
+use runyard_common::{exit::Exit, memory, report::Failure};
 use tempfile::TempDir;
 use tokio::{
     net::UnixListener,
@@ -78,6 +78,8 @@ async fn serve<E: Engine>(
     call.answer(output, &socket.path).map_err(|error| {
         Failure::new(Exit::Failed, "cannot tell the agent where to connect").caused_by(error)
     })?;
+    // What could not be given back is kept.
+    let _ = memory::release_startup_pages();
     tracing::debug!(socket = %socket.path.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     tokio::select! {
         served = plugin.serve(listener) => {
