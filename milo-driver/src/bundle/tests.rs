@@ -1,47 +1,29 @@
 //! Plans as a whole. What a real runtime makes of them is tested with one, in the crate's `tests/`.
 
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 
 use runyard_common::testing::tempdir;
 
 use super::*;
 use crate::{
     host::{Kind, Place, Purpose},
-    task::{
-        CgroupPlace, Dirs, Limits, Mount, Origin, Program, Security, Stdio, Task, TaskId, Tmpfs,
-    },
+    task::{CgroupPlace, Dirs, Mount, Origin, Program, Task, Tmpfs},
 };
 
 pub(super) fn task() -> Task {
+    let greeting = Program::Greeting {
+        shell: "bash".into(),
+        text: "hello".into(),
+    };
     Task {
-        id: TaskId("alloc/web/01234567".into()),
         name: "web".into(),
         origin: Origin::Nomad,
         alloc_id: "alloc".into(),
-        program: Program::Greeting {
-            shell: "bash".into(),
-            text: "hello".into(),
-        },
-        env: BTreeMap::new(),
-        user: String::new(),
-        dirs: Dirs::default(),
-        work_dir: None,
-        limits: Limits::default(),
         cgroup: CgroupPlace {
             path: "/milo/test".into(),
             ..CgroupPlace::default()
         },
-        mounts: Vec::new(),
-        tmpfs: Vec::new(),
-        devices: Vec::new(),
-        network: Network::Host,
-        dns: None,
-        extra_hosts: Vec::new(),
-        security: Security::default(),
-        init: false,
-        rootfs: None,
-        stdio: Stdio::default(),
-        ephemeral: false,
+        ..Task::new("alloc/web/01234567", greeting)
     }
 }
 

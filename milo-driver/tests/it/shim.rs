@@ -3,7 +3,6 @@
 //! The container is the host's `/usr` behind a bundle written by hand: no Java, and nothing of the bundle builder.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io::{self, BufRead, BufReader, Read, Write},
     os::{
@@ -24,10 +23,7 @@ use milo_driver::{
         protocol::{Answer, Request},
     },
     state::{Started, StateRoot, TaskDir},
-    task::{
-        CgroupPlace, Dirs, Exit, Limits, Network, OnFull, Origin, Program, Security, Stdio, Stream,
-        Task, TaskId,
-    },
+    task::{CgroupPlace, Exit, OnFull, Origin, Program, Stream, Task, TaskId},
 };
 use runyard_common::testing::{TempDir, eventually, patience, tempdir, tool_binary};
 use rustix::fs::{CWD, Mode, mkfifoat};
@@ -57,7 +53,7 @@ fn place(script: &str) -> Option<Place> {
     };
     let id = TaskId(root.path().display().to_string());
     Some(Place {
-        task: task(id),
+        task: task(&id),
         launcher,
         script: script.to_owned(),
         resources: serde_json::json!({}),
@@ -65,36 +61,18 @@ fn place(script: &str) -> Option<Place> {
     })
 }
 
-fn task(id: TaskId) -> Task {
+fn task(id: &TaskId) -> Task {
+    let greeting = Program::Greeting {
+        shell: "sh".into(),
+        text: String::new(),
+    };
     Task {
         cgroup: CgroupPlace {
             path: format!("/milo-test/{}", id.key()),
             ..CgroupPlace::default()
         },
-        id,
-        name: "test".into(),
         origin: Origin::Nomad,
-        alloc_id: String::new(),
-        program: Program::Greeting {
-            shell: "sh".into(),
-            text: String::new(),
-        },
-        env: BTreeMap::new(),
-        user: String::new(),
-        dirs: Dirs::default(),
-        work_dir: None,
-        limits: Limits::default(),
-        mounts: Vec::new(),
-        tmpfs: Vec::new(),
-        devices: Vec::new(),
-        network: Network::Host,
-        dns: None,
-        extra_hosts: Vec::new(),
-        security: Security::default(),
-        init: false,
-        rootfs: None,
-        stdio: Stdio::default(),
-        ephemeral: false,
+        ..Task::new(&id.0, greeting)
     }
 }
 

@@ -137,8 +137,8 @@ struct SurroundingArgs {
     /// A folder in memory; can be given more than once
     #[arg(long, value_name = "TARGET[:size=64m,mode=1777]")]
     tmpfs: Vec<String>,
-    /// Its network: the host's, or none but a loopback device
-    #[arg(long, value_name = "host|none", default_value = "host", value_parser = network)]
+    /// Its network: the host's, none but a loopback device, or a network namespace
+    #[arg(long, value_name = "host|none|FILE", default_value = "host", value_parser = network)]
     network: Network,
     /// A name server
     #[arg(long, value_name = "ADDRESS")]
@@ -412,7 +412,28 @@ fn all_allowed() -> Policy {
 }
 
 fn refused(refusal: &Refusal) -> Failure {
-    Failure::new(Exit::Usage, refusal.to_string())
+    let said = match refusal {
+        Refusal::Value {
+            option,
+            value,
+            expected,
+        } => format!("{} `{value}`: {expected}", flag(option)),
+        other => other.to_string(),
+    };
+    Failure::new(Exit::Usage, said)
+}
+
+/// The flag that stands for a job's option.
+fn flag(option: &'static str) -> &'static str {
+    match option {
+        "volumes" => "--mount",
+        "tmpfs" => "--tmpfs",
+        "cap_add" => "--cap-add",
+        "seccomp_profile" => "--seccomp",
+        "ulimit" => "--ulimit",
+        "sysctl" => "--sysctl",
+        flag => flag,
+    }
 }
 
 pub(in crate::cli) fn pair(text: &str) -> Result<(String, String), String> {
@@ -446,5 +467,36 @@ fn network(text: &str) -> Result<Network, String> {
             address: None,
         }),
         _ => Err("use host, none, or the file of a network namespace".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_as_it_was_typed() {
+        let state = StateRoot::new("/nowhere");
+        for (flag, value) in [
+            ("--memory", "5x"),
+            ("--mount", "/etc"),
+            ("--tmpfs", "here"),
+            ("--cap-add", "fly"),
+            ("--seccomp", "loose"),
+            ("--ulimit", "luck=1"),
+        ] {
+            let line = Line::parse_from(["run", flag, value, "app.jar"]);
+            let failure = line.args.task(&Config::default(), &state).unwrap_err();
+            let said = failure.to_string();
+            assert!(said.starts_with(flag), "{flag} {value}: {said}");
+        }
     }
 }
