@@ -14,6 +14,8 @@ pub struct Survey {
     pub crun: Option<Crun>,
     /// The JVMs, the default first.
     pub java: Vec<Java>,
+    /// JVMs that look well and do not work, each with the reason. Tasks do not get them.
+    pub broken: Vec<String>,
     /// `v1`, `v2`, `hybrid` or `none`.
     pub cgroup: String,
     /// Why tasks would fail, each with its way out, other than a missing crun or JVM.
@@ -23,7 +25,7 @@ pub struct Survey {
 /// The crun that would be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Crun {
-    /// Its version.
+    /// Its version; empty while nobody has asked it.
     pub version: String,
     /// Where it is.
     pub path: PathBuf,
@@ -110,10 +112,15 @@ pub fn describe(survey: &Survey) -> Fingerprint {
         Value::Whole(i64::try_from(survey.java.len()).unwrap_or(i64::MAX)),
     );
     if let Some(crun) = &survey.crun {
-        put("crun.version", text(&crun.version));
         put("crun.path", text(&crun.path.to_string_lossy()));
+    }
+    if let Some(crun) = survey.crun.as_ref().filter(|crun| !crun.version.is_empty()) {
+        put("crun.version", text(&crun.version));
         put("crun.features", text(&crun.features));
         put("seccomp", Value::Flag(crun.has_seccomp()));
+    }
+    if !survey.broken.is_empty() {
+        put("java.rejected", text(&survey.broken.join("; ")));
     }
     if let Some(java) = survey.java.first() {
         put("java.default.version", text(&java.version));
@@ -147,7 +154,12 @@ fn verdict(survey: &Survey) -> Option<String> {
     if survey.crun.is_none() {
         reasons.push("crun is not installed: install it, or set `crun_path`".to_owned());
     }
-    if survey.java.is_empty() {
+    if survey.java.is_empty() && !survey.broken.is_empty() {
+        let broken = survey.broken.join("; ");
+        reasons.push(format!(
+            "no Java runtime works ({broken}): repair or reinstall one, or set `java_homes`"
+        ));
+    } else if survey.java.is_empty() {
         reasons.push("no Java runtime found: install one, or set `java_homes`".to_owned());
     }
     reasons.extend(survey.problems.iter().cloned());
@@ -181,7 +193,7 @@ mod tests {
             }),
             java: vec![java(17, "/jdk17"), java(21, "/jdk21"), java(17, "/other17")],
             cgroup: "v2".to_owned(),
-            problems: Vec::new(),
+            ..Survey::default()
         }
     }
 
@@ -211,6 +223,41 @@ mod tests {
                 && reason.ends_with("; cgroups are hybrid"),
             "{reason}"
         );
+    }
+
+    #[test]
+    fn a_broken_jvm_is_named_and_makes_a_machine_unhealthy_only_if_it_is_the_last() {
+        let mut survey = good();
+        survey.broken = vec!["/jdk11: it failed".to_owned()];
+        let fingerprint = describe(&survey);
+        let rejected = &fingerprint.attributes["driver.milo.java.rejected"];
+        assert_eq!(
+            (rejected, fingerprint.unhealthy),
+            (&text("/jdk11: it failed"), None)
+        );
+        survey.java.clear();
+        let reason = describe(&survey).unhealthy.unwrap();
+        assert!(
+            reason.starts_with("no Java runtime works (/jdk11: it failed): "),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn what_nobody_has_asked_crun_yet_is_not_said() {
+        let mut survey = good();
+        survey.crun.as_mut().unwrap().version.clear();
+        let fingerprint = describe(&survey);
+        let said = |name: &str| {
+            fingerprint
+                .attributes
+                .contains_key(&format!("driver.milo.{name}"))
+        };
+        assert_eq!(
+            ["crun.path", "crun.version", "seccomp"].map(said),
+            [true, false, false]
+        );
+        assert_eq!(fingerprint.unhealthy, None);
     }
 
     #[test]

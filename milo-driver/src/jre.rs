@@ -6,6 +6,8 @@
 //!     │                                 │
 //!     └──── stamps of all places ◀──────┘   refresh: a few dozen stat calls as long as nothing changes
 //! ```
+//!
+//! Whoever starts one and sees it fail has it [rejected](Jres::reject), too.
 
 mod elf;
 mod error;
@@ -33,7 +35,7 @@ use self::{
 pub use self::{
     error::JreError,
     links::BrokenLink,
-    prove::{Proof, ProveError, prove},
+    prove::{Proof, ProveError, prove, prove_all},
     search::{Search, Source},
 };
 use crate::task::JreSelect;
@@ -116,6 +118,8 @@ pub struct Jres {
     search: Search,
     found: Vec<Jre>,
     rejected: Vec<Rejected>,
+    /// Those that were found and do not work, and why; they are among the rejected, too.
+    broken: Vec<(Jre, String)>,
     stamps: Vec<Stamp>,
 }
 
@@ -128,6 +132,7 @@ impl Jres {
             search: search.clone(),
             found: Vec::new(),
             rejected: Vec::new(),
+            broken: Vec::new(),
             stamps,
         };
         for candidate in search.candidates() {
@@ -146,6 +151,11 @@ impl Jres {
     /// Those that can be used.
     pub fn all(&self) -> &[Jre] {
         &self.found
+    }
+
+    /// Those of the rejected that look well and do not work, and why.
+    pub fn broken(&self) -> impl Iterator<Item = &(Jre, String)> {
+        self.broken.iter()
     }
 
     /// Those that cannot, and why.
@@ -175,7 +185,10 @@ impl Jres {
     /// When there is none of that kind, or none at all; the text says where it was looked for.
     pub fn select(&self, select: &JreSelect, default: Option<&str>) -> Result<&Jre, JreError> {
         if self.found.is_empty() {
-            return Err(JreError::nothing(&self.search, &self.rejected));
+            return Err(match self.broken.as_slice() {
+                [] => JreError::nothing(&self.search, &self.rejected),
+                broken => JreError::broken(broken),
+            });
         }
         let usual = self.default(default);
         let chosen = if *select == JreSelect::default() {
@@ -189,7 +202,21 @@ impl Jres {
         chosen.ok_or_else(|| self.unmatched(select, default))
     }
 
-    /// Looks again if one of the places has changed; `true` when there is something else than before.
+    /// Takes a JVM out of those that can be used, because a start of it has failed.
+    pub fn reject(&mut self, home: &Path, reason: &str) {
+        let broken = self.found.extract_if(.., |jre| jre.home == home);
+        for jre in broken {
+            self.rejected.push(Rejected {
+                home: jre.home.clone(),
+                source: jre.source.clone(),
+                reason: reason.to_owned(),
+                missing: None,
+            });
+            self.broken.push((jre, reason.to_owned()));
+        }
+    }
+
+    /// Looks again if one of the places has changed, and forgets what was rejected because it did not start; `true` when there is something else than before.
     pub fn refresh(&mut self) -> bool {
         if self.stamps.iter().all(Stamp::still_holds) {
             return false;
@@ -205,13 +232,14 @@ impl Jres {
             let is_asked = select.home.as_ref() == Some(&rejected.home);
             rejected.missing.clone().filter(|_| is_asked)
         });
-        match (half, &select.home) {
-            (Some(missing), Some(home)) => JreError::Invalid {
+        if let (Some(missing), Some(home)) = (half, &select.home) {
+            return JreError::Invalid {
                 home: home.clone(),
                 missing,
-            },
-            _ => JreError::no_match(select, default, &self.found),
+            };
         }
+        let broken = self.broken.iter().filter(|(jre, _)| jre.is_wanted(select));
+        JreError::no_match(select, default, &self.found, broken)
     }
 
     fn add(&mut self, candidate: Candidate) {

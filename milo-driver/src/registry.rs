@@ -140,6 +140,11 @@ impl<E: Engine> Registry<E> {
         self.0.engine.configure(config);
     }
 
+    /// What can be said of this machine at once.
+    pub async fn glance(&self) -> Survey {
+        self.0.engine.glance().await
+    }
+
     /// What this machine has for tasks.
     pub async fn survey(&self) -> Survey {
         self.0.engine.survey().await

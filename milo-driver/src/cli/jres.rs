@@ -1,6 +1,6 @@
 //! `milo-driver jres`: which JVMs this host has, which one is the default and why, and what looks like one and is none.
 
-use std::path::PathBuf;
+use std::{collections::HashMap, path::PathBuf};
 
 use runyard_common::{
     exit::Exit,
@@ -41,16 +41,9 @@ struct Row<'a> {
     is_default: bool,
     #[serde(flatten)]
     jre: &'a Jre,
+    /// What a start has shown; one that fails is rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
-    proof: Option<Proved>,
-}
-
-/// What a start has shown.
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Proved {
-    Works(Proof),
-    Fails(String),
+    proof: Option<Proof>,
 }
 
 impl Tabular for Answer<'_> {
@@ -81,16 +74,18 @@ impl Row<'_> {
             jre.home.display().to_string(),
             jre.source.to_string(),
         ];
-        cells.extend(self.proof.as_ref().map(|proof| match proof {
-            Proved::Works(_) => "yes".to_owned(),
-            Proved::Fails(reason) => format!("no: {reason}"),
-        }));
+        cells.extend(self.proof.as_ref().map(|_| "yes".to_owned()));
         cells
     }
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
-    let jres = Jres::discover(&search(context));
+    let mut jres = Jres::discover(&search(context));
+    let mut proofs = if args.prove {
+        jre::prove_all(&mut jres)
+    } else {
+        HashMap::new()
+    };
     let wanted = context.config.default_java.as_deref();
     let default = jres.default(wanted);
     let rows: Vec<Row<'_>> = jres
@@ -99,12 +94,10 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         .map(|jre| Row {
             is_default: default == Some(jre),
             jre,
-            proof: args.prove.then(|| proved(jre)),
+            proof: proofs.remove(&jre.home),
         })
         .collect();
-    let all_work = !rows
-        .iter()
-        .any(|row| matches!(row.proof, Some(Proved::Fails(_))));
+    let all_work = jres.broken().next().is_none();
     let answer = Answer {
         default: default.map(|jre| Default {
             home: &jre.home,
@@ -131,13 +124,6 @@ fn search(context: &Context) -> Search {
     match std::env::home_dir() {
         Some(home) => search.and_of_user(&home),
         None => search,
-    }
-}
-
-fn proved(jre: &Jre) -> Proved {
-    match jre::prove(jre) {
-        Ok(proof) => Proved::Works(proof),
-        Err(error) => Proved::Fails(error.to_string()),
     }
 }
 

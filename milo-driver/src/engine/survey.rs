@@ -1,16 +1,19 @@
-//! What this machine has for tasks: crun, JVMs, cgroups. Looking again is cheap as long as nothing has changed: a program is
-//! run once for each version of its file.
+//! What this machine has for tasks: crun, JVMs, cgroups. Looking again is cheap as long as nothing has changed: a program
+//! that works is run once for each version of its file. Nobody but another survey waits for what is run.
 
 use std::{
     collections::HashMap,
     ffi::OsStr,
+    fmt::Write,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::Mutex,
     time::{Duration, SystemTime},
 };
 
+use super::lock;
 use crate::{
     cgroup::{self, Mode},
     config::Config,
@@ -22,12 +25,20 @@ use crate::{
 /// How long `crun --version` may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What was learnt by running programs that worked, by their files.
+/// Looks at the machine, and remembers what was learnt by running programs.
 #[derive(Debug, Default)]
 pub(super) struct Surveyor {
+    /// That one looks at a time.
+    turn: Mutex<()>,
+    known: Mutex<Known>,
+}
+
+/// What was learnt, by the programs' files.
+#[derive(Debug, Default)]
+struct Known {
     crun: Option<(Stamp, fingerprint::Crun)>,
-    /// JVMs that have run.
-    jres: HashMap<PathBuf, Stamp>,
+    /// What is wrong with JVMs that were looked at, by their homes: nothing, or a reason.
+    jres: HashMap<PathBuf, (Stamp, Option<String>)>,
 }
 
 /// A file, as far as it matters whether it is still the same.
@@ -50,82 +61,118 @@ impl Stamp {
 }
 
 impl Surveyor {
-    /// Looks at everything.
-    pub(super) fn survey(&mut self, config: &Config, jres: &Jres) -> Survey {
-        let mut problems = Vec::new();
-        let path = crun(
-            config.crun_path.as_deref(),
-            std::env::var_os("PATH").as_deref(),
-        );
-        let crun = path.and_then(|path| match self.crun(&path) {
-            Ok(crun) => Some(crun),
-            Err(problem) => {
-                problems.push(problem);
-                None
-            }
+    /// What can be said without running anything: what is not known better is taken to be well.
+    pub(super) fn glance(&self, config: &Config, jres: Jres) -> Survey {
+        let crun = found_crun(config).map(|path| {
+            Ok(self.known_crun(&path).unwrap_or(fingerprint::Crun {
+                path,
+                ..fingerprint::Crun::default()
+            }))
         });
-        let mode = cgroup::detect(Path::new(cgroup::ROOT));
-        problems.extend(cgroup_problem(&mode));
-        let default = jres.default(config.default_java.as_deref());
-        if let (None, Some(wanted), false) = (default, &config.default_java, jres.all().is_empty())
-        {
-            problems.push(format!(
-                "default_java `{wanted}` is none of the JVMs of this host"
-            ));
-        }
-        let mut java: Vec<&Jre> = jres.all().iter().collect();
-        java.sort_by_key(|jre| default != Some(*jre));
-        let works = |jre: &&Jre| match self.fault(jre) {
-            None => true,
-            Some(fault) => {
-                problems.push(fault);
-                false
-            }
-        };
-        let java: Vec<&Jre> = java.into_iter().filter(works).collect();
-        if !java.is_empty() {
-            // Tasks can ask for one of the others.
-            problems.retain(|problem| !problem.contains(" -version`"));
-        }
-        Survey {
-            crun,
-            java: java.into_iter().map(described).collect(),
-            cgroup: mode.name().to_owned(),
-            problems,
-        }
+        described(config, crun, &self.sound(jres))
     }
 
-    fn crun(&mut self, path: &Path) -> Result<fingerprint::Crun, String> {
-        let stamp = Stamp::of(path);
-        if let Some((known, crun)) = &self.crun
-            && *known == stamp
-        {
-            return Ok(crun.clone());
+    /// Looks at everything, and takes as long as it takes.
+    pub(super) fn survey(&self, config: &Config, jres: Jres) -> Survey {
+        let _turn = lock(&self.turn);
+        let crun = found_crun(config).map(|path| self.crun(&path));
+        for jre in jres.all() {
+            self.examine(jre);
         }
+        described(config, crun, &self.sound(jres))
+    }
+
+    /// The JVMs without those that are known not to work.
+    pub(super) fn sound(&self, mut jres: Jres) -> Jres {
+        let known = lock(&self.known);
+        let fault = |jre: &Jre| {
+            let (stamp, fault) = known.jres.get(&jre.home)?;
+            let fault = fault.as_ref().filter(|_| *stamp == Stamp::of(&jre.java))?;
+            Some((jre.home.clone(), fault.clone()))
+        };
+        let faults: Vec<_> = jres.all().iter().filter_map(fault).collect();
+        for (home, reason) in faults {
+            jres.reject(&home, &reason);
+        }
+        jres
+    }
+
+    fn known_crun(&self, path: &Path) -> Option<fingerprint::Crun> {
+        let known = lock(&self.known);
+        let (stamp, crun) = known.crun.as_ref()?;
+        (*stamp == Stamp::of(path)).then(|| crun.clone())
+    }
+
+    fn crun(&self, path: &Path) -> Result<fingerprint::Crun, String> {
+        if let Some(known) = self.known_crun(path) {
+            return Ok(known);
+        }
+        let stamp = Stamp::of(path);
         let crun = version(path)?;
-        self.crun = Some((stamp, crun.clone()));
+        lock(&self.known).crun = Some((stamp, crun.clone()));
         Ok(crun)
     }
 
-    /// Why a JVM cannot be used, if it cannot. A failure may pass (a machine under load, an upgrade half-way), so it is
-    /// looked at again the next time.
-    fn fault(&mut self, jre: &Jre) -> Option<String> {
+    /// Finds out whether a JVM can be used. A failure may pass (a machine under load, an upgrade half-way), so it is looked
+    /// at again each time.
+    fn examine(&self, jre: &Jre) {
         let stamp = Stamp::of(&jre.java);
-        if self.jres.get(&jre.home) == Some(&stamp) {
-            return None;
+        let works = (stamp.clone(), None);
+        if lock(&self.known).jres.get(&jre.home) == Some(&works) {
+            return;
         }
-        if let Some(owner) = strange_owner(jre) {
-            let home = jre.home.display();
-            return Some(format!(
-                "`{home}` belongs to uid {owner}, and the driver starts its `java -version` as root: name it in java_homes to use it"
-            ));
+        let fault = match strange_owner(jre) {
+            Some(owner) => Some(format!(
+                "it belongs to uid {owner}, and the driver starts its `java -version` as root: name it in java_homes to use it"
+            )),
+            None => jre::prove(jre).err().map(|error| super::whole(&error)),
+        };
+        if let Some(fault) = &fault {
+            tracing::warn!(home = %jre.home.display(), fault, "a JVM is not used");
         }
-        if let Err(error) = jre::prove(jre) {
-            return Some(super::whole(&error));
-        }
-        self.jres.insert(jre.home.clone(), stamp);
-        None
+        lock(&self.known)
+            .jres
+            .insert(jre.home.clone(), (stamp, fault));
     }
+}
+
+/// What was found, in the fingerprint's words.
+fn described(
+    config: &Config,
+    crun: Option<Result<fingerprint::Crun, String>>,
+    jres: &Jres,
+) -> Survey {
+    let mut problems = Vec::new();
+    let crun = crun.and_then(|crun| crun.map_err(|problem| problems.push(problem)).ok());
+    let mode = cgroup::detect(Path::new(cgroup::ROOT));
+    problems.extend(cgroup_problem(&mode));
+    let broken: Vec<String> = jres
+        .broken()
+        .map(|(jre, reason)| format!("{}: {reason}", jre.home.display()))
+        .collect();
+    let default = jres.default(config.default_java.as_deref());
+    if let (None, Some(wanted), false) = (default, &config.default_java, jres.all().is_empty()) {
+        let mut problem =
+            format!("default_java `{wanted}` is none of the JVMs of this host that work");
+        if !broken.is_empty() {
+            let _ = write!(problem, " (rejected: {})", broken.join("; "));
+        }
+        problems.push(problem);
+    }
+    let mut java: Vec<&Jre> = jres.all().iter().collect();
+    java.sort_by_key(|jre| default != Some(*jre));
+    Survey {
+        crun,
+        java: java.into_iter().map(in_words).collect(),
+        broken,
+        cgroup: mode.name().to_owned(),
+        problems,
+    }
+}
+
+fn found_crun(config: &Config) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH");
+    crun(config.crun_path.as_deref(), path.as_deref())
 }
 
 /// Who else than root and we could have put something into a JVM that nobody has named.
@@ -205,7 +252,7 @@ fn cgroup_problem(mode: &Mode) -> Option<String> {
     }
 }
 
-fn described(jre: &Jre) -> fingerprint::Java {
+fn in_words(jre: &Jre) -> fingerprint::Java {
     fingerprint::Java {
         home: jre.home.clone(),
         version: jre.version.clone(),
@@ -218,7 +265,131 @@ fn described(jre: &Jre) -> fingerprint::Java {
 
 #[cfg(test)]
 mod tests {
+    use runyard_common::testing::{TempDir, tempdir};
+
     use super::*;
+    use crate::{fingerprint::describe, jre::Search, task::JreSelect};
+
+    /// Homes whose program is one that succeeds, or one that fails, whatever it is asked.
+    struct Ground(TempDir);
+
+    impl Ground {
+        fn jvm(&self, version: &str, program: &str) -> PathBuf {
+            let home = self.0.path().join(version);
+            fs::create_dir_all(home.join("bin")).unwrap();
+            fs::write(
+                home.join("release"),
+                format!("JAVA_VERSION=\"{version}\"\n"),
+            )
+            .unwrap();
+            // By another process: what this one has written cannot be started while a fork of another test has it open.
+            let copied = Command::new("cp")
+                .args(["--remove-destination", program])
+                .arg(home.join("bin/java"))
+                .status();
+            assert!(copied.unwrap().success());
+            home
+        }
+
+        fn jres(&self) -> Jres {
+            Jres::discover(&Search {
+                standard: vec![self.0.path().to_owned()],
+                ..Search::default()
+            })
+        }
+    }
+
+    fn homes(survey: &Survey) -> Vec<&Path> {
+        survey.java.iter().map(|java| java.home.as_path()).collect()
+    }
+
+    #[test]
+    fn a_jvm_that_does_not_start_is_not_offered_from_then_on_until_it_is_mended() {
+        let ground = Ground(tempdir());
+        let (new, old) = (
+            ground.jvm("21", "/bin/false"),
+            ground.jvm("17", "/bin/true"),
+        );
+        let (surveyor, config) = (Surveyor::default(), Config::default());
+        let usual = |jres: Jres| {
+            let sound = surveyor.sound(jres);
+            sound.select(&JreSelect::default(), None).unwrap().major
+        };
+        // At first nobody knows, because nothing is started.
+        let glance = surveyor.glance(&config, ground.jres());
+        assert_eq!(homes(&glance), [&new, &old]);
+        assert_eq!(usual(ground.jres()), 21);
+        let survey = surveyor.survey(&config, ground.jres());
+        assert_eq!(homes(&survey), [&old]);
+        let reason = format!("{}: `", new.display());
+        assert!(survey.broken[0].starts_with(&reason), "{survey:?}");
+        assert_eq!(usual(ground.jres()), 17);
+        assert_eq!(
+            surveyor.glance(&config, ground.jres()),
+            Survey {
+                crun: surveyor.glance(&config, ground.jres()).crun,
+                ..survey
+            }
+        );
+        ground.jvm("21", "/bin/true");
+        assert_eq!(usual(ground.jres()), 21);
+        let survey = surveyor.survey(&config, ground.jres());
+        assert_eq!(homes(&survey), [&new, &old]);
+        assert!(survey.broken.is_empty());
+    }
+
+    #[test]
+    fn a_machine_is_unhealthy_when_its_last_jvm_does_not_start() {
+        let ground = Ground(tempdir());
+        let home = ground.jvm("17", "/bin/false");
+        let survey = Surveyor::default().survey(&Config::default(), ground.jres());
+        let reason = describe(&survey).unhealthy.unwrap();
+        let expected = format!("no Java runtime works ({}: `", home.display());
+        assert!(reason.contains(&expected), "{reason}");
+    }
+
+    #[test]
+    fn the_operators_wish_goes_to_the_next_that_is_like_it_and_to_no_other() {
+        let ground = Ground(tempdir());
+        ground.jvm("21.0.2", "/bin/false");
+        let next = ground.jvm("21.0.1", "/bin/true");
+        ground.jvm("17.0.1", "/bin/true");
+        let surveyor = Surveyor::default();
+        let wish = |wanted: &str| {
+            let config = Config {
+                default_java: Some(wanted.to_owned()),
+                ..Config::default()
+            };
+            surveyor.survey(&config, ground.jres())
+        };
+        let survey = wish("21");
+        assert_eq!(
+            (homes(&survey)[0], survey.problems.len()),
+            (next.as_path(), 0)
+        );
+        let reason = &wish("21.0.2").problems[0];
+        let expected =
+            "default_java `21.0.2` is none of the JVMs of this host that work (rejected: ";
+        assert!(reason.starts_with(expected), "{reason}");
+    }
+
+    #[test]
+    fn a_failure_that_has_passed_is_forgotten() {
+        let ground = Ground(tempdir());
+        let home = ground.jvm("17", "/bin/true");
+        let surveyor = Surveyor::default();
+        let stamp = Stamp::of(&home.join("bin/java"));
+        let fault = Some("the machine was busy".to_owned());
+        lock(&surveyor.known).jres.insert(home, (stamp, fault));
+        assert!(
+            surveyor
+                .glance(&Config::default(), ground.jres())
+                .java
+                .is_empty()
+        );
+        let survey = surveyor.survey(&Config::default(), ground.jres());
+        assert_eq!(survey.java.len(), 1);
+    }
 
     const SAID: &str = "\
 crun version 1.8.1

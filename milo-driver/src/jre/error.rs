@@ -21,12 +21,19 @@ pub enum JreError {
         /// What is missing in it.
         missing: PathBuf,
     },
+    /// There are some, but none of them starts.
+    Broken {
+        /// Which, and why not, a line each.
+        broken: Vec<String>,
+    },
     /// There are some, but none is what was asked for.
     NoMatch {
         /// What was asked for.
         asked: String,
         /// What there is.
         found: Vec<String>,
+        /// What would match and does not start, a line each.
+        broken: Vec<String>,
     },
 }
 
@@ -50,13 +57,22 @@ impl JreError {
         }
     }
 
-    pub(super) fn no_match(asked: &JreSelect, default: Option<&str>, found: &[Jre]) -> Self {
+    pub(super) fn broken(broken: &[(Jre, String)]) -> Self {
+        Self::Broken {
+            broken: broken.iter().map(line).collect(),
+        }
+    }
+
+    pub(super) fn no_match<'a>(
+        asked: &JreSelect,
+        default: Option<&str>,
+        found: &[Jre],
+        broken: impl Iterator<Item = &'a (Jre, String)>,
+    ) -> Self {
         Self::NoMatch {
+            broken: broken.map(line).collect(),
             asked: wish(asked, default),
-            found: found
-                .iter()
-                .map(|jre| format!("{} ({}) at {}", jre.version, jre.vendor, jre.home.display()))
-                .collect(),
+            found: found.iter().map(named).collect(),
         }
     }
 }
@@ -81,19 +97,46 @@ impl fmt::Display for JreError {
                 home.display(),
                 missing.display()
             ),
-            Self::NoMatch { asked, found } => write!(
+            Self::Broken { broken } => write!(
                 formatter,
-                "Error: No matching Java runtime found on host\n\
-                 Expected: {asked}\n\
-                 Got: {}\n\
-                 Suggestion: Install it, add its home to java_homes, or ask for one of these",
-                found.join(", ")
+                "Error: No Java runtime of this host starts\n\
+                 {}\n\
+                 Suggestion: Repair or reinstall it, or name another home with java_homes or JAVA_HOME",
+                broken.join("\n")
             ),
+            Self::NoMatch {
+                asked,
+                found,
+                broken,
+            } => {
+                write!(
+                    formatter,
+                    "Error: No matching Java runtime found on host\n\
+                     Expected: {asked}\n\
+                     Got: {}\n",
+                    found.join(", ")
+                )?;
+                for line in broken {
+                    writeln!(formatter, "{line}")?;
+                }
+                formatter.write_str(
+                    "Suggestion: Install it, add its home to java_homes, or ask for one of these",
+                )
+            }
         }
     }
 }
 
 impl std::error::Error for JreError {}
+
+fn named(jre: &Jre) -> String {
+    let home = jre.home.display();
+    format!("{} ({}) at {home}", jre.version, jre.vendor)
+}
+
+fn line((jre, reason): &(Jre, String)) -> String {
+    format!("Rejected: {}: {reason}", named(jre))
+}
 
 fn searched(search: &Search, rejected: &[Rejected]) -> Vec<String> {
     let reason = |source: &Source| {

@@ -2,9 +2,11 @@
 //! ours reaches that process, neither a descriptor nor the environment, and it may not take long.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -16,7 +18,7 @@ use rustix::{
 };
 use serde::Serialize;
 
-use super::Jre;
+use super::{Jre, Jres};
 
 /// A JVM says its version within a tenth of a second; a machine under load may need longer.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -67,6 +69,18 @@ pub enum ProveError {
 /// Runs `java -version` and waits for its end, at most 15 s; blocking. What it starts is ended in any case.
 pub fn prove(jre: &Jre) -> Result<Proof, ProveError> {
     prove_within(jre, DEADLINE)
+}
+
+/// Runs them all, one after the other, and rejects those that fail; answers what the others say, by their homes.
+pub fn prove_all(jres: &mut Jres) -> HashMap<PathBuf, Proof> {
+    let mut proofs = HashMap::new();
+    for jre in jres.all().to_vec() {
+        match prove(&jre) {
+            Ok(proof) => drop(proofs.insert(jre.home, proof)),
+            Err(error) => jres.reject(&jre.home, &error.to_string()),
+        }
+    }
+    proofs
 }
 
 fn prove_within(jre: &Jre, deadline: Duration) -> Result<Proof, ProveError> {

@@ -241,6 +241,42 @@ fn what_is_no_jvm_is_rejected_with_its_reason() {
 }
 
 #[test]
+fn one_that_does_not_start_is_rejected_and_never_chosen() {
+    let ground = Ground::new();
+    let newest = ground.java("jdk-21", "21.0.9", "Temurin");
+    ground.java("jdk-17", "17.0.9", "Debian");
+    let mut jres = Jres::discover(&ground.search());
+    assert_eq!(jres.default(None).unwrap().home, newest);
+    jres.reject(&newest, "it crashed");
+    assert_eq!(jres.default(None).unwrap().version, "17.0.9");
+    assert_eq!(
+        (jres.rejected()[0].home.as_path(), reason(&jres)),
+        (newest.as_path(), "it crashed")
+    );
+    let wanted = |version: &str| JreSelect {
+        version: Some(version.to_owned()),
+        ..JreSelect::default()
+    };
+    assert_eq!(jres.select(&wanted("17"), None).unwrap().major, 17);
+    let error = jres.select(&wanted("21"), None).unwrap_err().to_string();
+    let line = format!(
+        "\nRejected: 21.0.9 (Temurin) at {}: it crashed\n",
+        newest.display()
+    );
+    assert!(error.contains(&line), "{error}");
+    // What is wrong with another one does not matter to whoever asks for this.
+    let error = jres.select(&wanted("8"), None).unwrap_err().to_string();
+    assert!(!error.contains("it crashed"), "{error}");
+    jres.reject(&ground.path.join("jdk-17"), "it crashed, too");
+    let error = jres.select(&wanted("17"), None).unwrap_err().to_string();
+    assert!(
+        error.starts_with("Error: No Java runtime of this host starts\nRejected: 21.0.9"),
+        "{error}"
+    );
+    assert!(error.contains("it crashed, too"), "{error}");
+}
+
+#[test]
 fn a_host_without_java_is_told_where_it_was_looked_for() {
     let nowhere = |java_home: Option<&str>| {
         let search = Search {

@@ -74,6 +74,9 @@ pub trait Engine: Send + Sync + 'static {
     /// What a task uses now.
     fn usage(&self, dir: &TaskDir) -> impl Future<Output = Result<Reading, EngineError>> + Send;
 
+    /// What can be said of this machine at once, without starting anything.
+    fn glance(&self) -> impl Future<Output = Survey> + Send;
+
     /// What this machine has for tasks. Cheap when nothing changed since the last time.
     fn survey(&self) -> impl Future<Output = Survey> + Send;
 }

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    future::Future,
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -29,7 +28,7 @@ pub(crate) struct Fake(Arc<Inner>);
 struct Inner {
     root: StateRoot,
     tasks: Mutex<HashMap<PathBuf, Running>>,
-    survey: watch::Sender<Survey>,
+    survey: watch::Sender<Option<Survey>>,
     faults: Mutex<Vec<StartError>>,
     starts_may_go_on: watch::Sender<bool>,
     starts: AtomicUsize,
@@ -50,7 +49,7 @@ impl Fake {
         Self(Arc::new(Inner {
             root,
             tasks: Mutex::default(),
-            survey: watch::Sender::new(healthy()),
+            survey: watch::Sender::new(Some(healthy())),
             faults: Mutex::default(),
             starts_may_go_on: watch::Sender::new(true),
             starts: AtomicUsize::new(0),
@@ -88,7 +87,8 @@ impl Fake {
         task.exit.send_replace(Some(exit));
     }
 
-    pub(crate) fn set_survey(&self, survey: Survey) {
+    /// A survey that is not there yet takes until it is.
+    pub(crate) fn set_survey(&self, survey: Option<Survey>) {
         self.0.survey.send_replace(survey);
     }
 
@@ -155,7 +155,7 @@ pub(crate) fn healthy() -> Survey {
             ..Java::default()
         }],
         cgroup: "v2".to_owned(),
-        problems: Vec::new(),
+        ..Survey::default()
     }
 }
 
@@ -292,9 +292,14 @@ impl Engine for Fake {
         })
     }
 
-    fn survey(&self) -> impl Future<Output = Survey> + Send {
-        let survey = self.0.survey.borrow().clone();
-        async move { survey }
+    async fn glance(&self) -> Survey {
+        healthy()
+    }
+
+    async fn survey(&self) -> Survey {
+        let mut surveys = self.0.survey.subscribe();
+        let survey = surveys.wait_for(Option::is_some).await;
+        survey.unwrap().clone().unwrap()
     }
 }
 

@@ -1,4 +1,5 @@
-//! The stream of fingerprints: the first at once, the next when something changed, and no end.
+//! The stream of fingerprints: the first at once, from what can be seen without starting anything; the next when more is
+//! known, or something has changed; and no end.
 
 use tokio::{sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,8 +28,9 @@ async fn watch<E: Engine>(
     sender: &mpsc::Sender<Result<FingerprintResponse, Status>>,
 ) {
     let mut last = None;
+    let mut survey = plugin.registry().glance().await;
+    let mut is_glance = true;
     loop {
-        let survey = plugin.registry().survey().await;
         let now = plugin.0.said.say(&survey);
         if last.as_ref() != Some(&now) {
             if let Some(reason) = &now.unhealthy {
@@ -39,6 +41,9 @@ async fn watch<E: Engine>(
             }
             last = Some(now);
         }
-        time::sleep(plugin.settings().config.fingerprint_period).await;
+        if !std::mem::take(&mut is_glance) {
+            time::sleep(plugin.settings().config.fingerprint_period).await;
+        }
+        survey = plugin.registry().survey().await;
     }
 }

@@ -302,20 +302,41 @@ async fn the_first_fingerprint_comes_at_once_and_the_next_with_a_change() {
     let first = soon(stream.message()).await.unwrap().unwrap();
     assert_eq!(first.health(), HealthState::Healthy);
     assert!(first.attributes.contains_key("driver.milo.java.17"));
-    agent.engine.set_survey(crate::fingerprint::Survey {
+    agent.engine.set_survey(Some(crate::fingerprint::Survey {
         java: Vec::new(),
         ..healthy()
-    });
+    }));
     let second = soon(stream.message()).await.unwrap().unwrap();
     assert_eq!(second.health(), HealthState::Unhealthy);
     assert!(second.health_description.contains("Java"));
     let empty = structs::attribute::Value::StringVal(String::new());
     assert_eq!(second.attributes["driver.milo.java.17"].value, Some(empty));
-    agent.engine.set_survey(healthy());
+    agent.engine.set_survey(Some(healthy()));
     assert_eq!(
         soon(stream.message()).await.unwrap().unwrap().health(),
         HealthState::Healthy
     );
+}
+
+#[tokio::test]
+async fn the_first_fingerprint_waits_for_no_survey_and_the_survey_corrects_it() {
+    let mut agent = Agent::start().await;
+    agent.engine.set_survey(None);
+    let request = FingerprintRequest {};
+    let stream = agent.driver.fingerprint(request).await;
+    let mut stream = stream.unwrap().into_inner();
+    let first = soon(stream.message()).await.unwrap().unwrap();
+    assert_eq!(first.health(), HealthState::Healthy);
+    // At once, too: not a period later, which is half a minute.
+    agent.engine.set_survey(Some(crate::fingerprint::Survey {
+        java: Vec::new(),
+        broken: vec!["/jdk17: it failed".to_owned()],
+        ..healthy()
+    }));
+    let second = tokio::time::timeout(Duration::from_secs(20), stream.message()).await;
+    let second = second.unwrap().unwrap().unwrap();
+    assert_eq!(second.health(), HealthState::Unhealthy);
+    assert!(second.health_description.contains("/jdk17: it failed"));
 }
 
 // === a task's life ===

@@ -11,7 +11,12 @@ fn a_node_tells_what_its_driver_has_found() {
     };
     let attributes = agent.watch("/v1/nodes", |nodes| {
         let node = format!("/v1/node/{}", nodes[0]["ID"].as_str()?);
-        Some(agent.watch(&node, |node| Some(node["Attributes"].clone())))
+        // The first that a driver says comes before it has asked crun anything.
+        Some(agent.watch(&node, |node| {
+            let attributes = &node["Attributes"];
+            let has_asked = attributes["driver.milo.crun.version"].is_string();
+            has_asked.then(|| attributes.clone())
+        }))
     });
     let jres = agent.driver(&["jres"]);
     let rows = jres["jres"].as_array().unwrap();

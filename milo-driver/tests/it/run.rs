@@ -650,6 +650,31 @@ fn jvms_are_listed_with_the_reason_for_the_default() {
 }
 
 #[test]
+fn a_jvm_that_does_not_start_is_listed_with_its_reason_and_is_no_default() {
+    let Some(user) = user() else { return };
+    let home = user.path("broken");
+    fs::create_dir_all(home.join("bin")).unwrap();
+    fs::write(home.join("release"), "JAVA_VERSION=\"99.0.1\"\n").unwrap();
+    fs::copy("/bin/false", home.join("bin/java")).unwrap();
+    let home = home.canonicalize().unwrap();
+    let mut proving = user.plain(&["jres", "--prove", "-o", "json"]);
+    proving.env("JAVA_HOME", &home);
+    let output = Output::of(&mut proving);
+    assert_eq!(output.code, 1);
+    let answer: Value = serde_json::from_str(&output.stdout).unwrap();
+    let is_it = |row: &&Value| row["home"] == home.to_str().unwrap();
+    let rows = |name: &str| answer[name].as_array().unwrap().clone();
+    let rejected = rows("rejected");
+    let reason = rejected.iter().find(is_it).expect("rejected")["reason"].clone();
+    assert!(
+        reason.as_str().unwrap().contains("-version` failed"),
+        "{reason}"
+    );
+    assert!(!rows("jres").iter().any(|row| is_it(&row)));
+    assert_ne!(answer["default"]["home"], home.to_str().unwrap());
+}
+
+#[test]
 fn the_doctor_finds_what_is_wrong() {
     let Some(user) = user() else { return };
     let findings = user.json(&["doctor"]);

@@ -180,13 +180,14 @@ fn records(context: &Context) -> Finding {
 }
 
 fn jvms(context: &Context) -> Vec<Finding> {
-    let jres = Jres::discover(&context.search());
+    let mut jres = Jres::discover(&context.search());
+    jre::prove_all(&mut jres);
     let wanted = context.config.default_java.as_deref();
     let mut findings = Vec::new();
     match jres.default(wanted) {
         None if jres.all().is_empty() => findings.push(Finding::fail(
             "java",
-            "there is no JVM on this host",
+            "there is no JVM that works on this host",
             "apt-get install openjdk-17-jre-headless, or name a home in java_homes",
         )),
         None => findings.push(Finding::fail(
@@ -209,13 +210,6 @@ fn jvms(context: &Context) -> Vec<Finding> {
         )),
     }
     for jre in jres.all() {
-        if let Err(error) = jre::prove(jre) {
-            findings.push(Finding::warn(
-                "java",
-                error.to_string(),
-                "mend or remove it",
-            ));
-        }
         for broken in &jre.broken {
             let text = format!(
                 "broken link {} -> {}",
@@ -230,11 +224,15 @@ fn jvms(context: &Context) -> Vec<Finding> {
         }
     }
     for rejected in jres.rejected() {
-        let text = format!("{} is no JVM: {}", rejected.home.display(), rejected.reason);
+        let text = format!(
+            "{} is rejected: {}",
+            rejected.home.display(),
+            rejected.reason
+        );
         findings.push(Finding::warn(
             "java",
             text,
-            "mend it, or take it out of java_homes",
+            "mend or remove it, or take it out of java_homes",
         ));
     }
     findings
