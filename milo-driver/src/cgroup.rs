@@ -169,6 +169,15 @@ impl Cgroup {
         }
     }
 
+    /// Removes it from those hierarchies of version 1 in which one of these folders is, whose members are elsewhere by now.
+    /// A folder that is no part of a hierarchy says nothing.
+    pub fn yield_to(&self, others: &[PathBuf]) -> io::Result<()> {
+        match &self.hierarchy {
+            Hierarchy::V1(group) => others.iter().try_for_each(|other| group.yield_to(other)),
+            Hierarchy::V2(_) | Hierarchy::Absent => Ok(()),
+        }
+    }
+
     /// Removes it, with the groups below, from every hierarchy. One that is gone already is no error; one that somebody
     /// is in is.
     pub fn remove(&self) -> io::Result<()> {

@@ -2,7 +2,8 @@
 //! terminal's size. Who may ask for it, and how its output travels, is the callers' business.
 //!
 //! It is what the container's own program is (user, capabilities, environment, working folder, all from the bundle), but
-//! for its command. It lives in the container's namespaces and cgroup, and dies with the container.
+//! for its command. It lives in the container's namespaces and cgroups, and dies with the container, and with the one who
+//! asked for it: a [`keeper`] sees to that.
 //!
 //! # When it is over
 //!
@@ -10,6 +11,7 @@
 //! [`Process::wait`]. With one, when the process has ended: what it left in the background may hold the terminal for ever,
 //! so read what is there then, and go.
 
+mod keeper;
 mod pty;
 
 use std::{
@@ -20,13 +22,12 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{
             fs::{DirBuilderExt, OpenOptionsExt},
-            process::ExitStatusExt,
+            process::{CommandExt, ExitStatusExt},
         },
     },
     path::{Path, PathBuf},
     process::{self, Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU64, Ordering},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -39,16 +40,13 @@ use serde_json::Value;
 use self::pty::Console;
 use crate::{
     runtime::{self, Crun, Runtime, wait},
-    shim::init::Init,
-    state::{Intent, TaskDir},
+    state::{Header, TaskDir},
 };
 
 pub use self::pty::{Size, Terminal};
 
 /// How long crun may take until the terminal is there.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long the pid of a process that is to be killed may take to be known.
-const PID_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is to be run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,12 +115,13 @@ pub struct Streams {
 
 /// Runs a command in a task's container.
 pub fn spawn(dir: &TaskDir, request: &ExecRequest) -> Result<Session, ExecError> {
-    let intent = known(dir)?;
+    let header = known(dir)?;
+    let place = &header.cgroup;
     let crun = Crun {
-        cgroups: !intent.task.cgroup.disabled,
-        ..Crun::new(intent.crun, dir.root().crun_root())
+        cgroups: !place.disabled,
+        ..Crun::new(header.crun, dir.root().crun_root())
     };
-    spawn_with(&crun, dir, &intent.task.id.container(), request)
+    spawn_in(&crun, dir, &header.container, &place.join, request)
 }
 
 /// The same with any runtime.
@@ -132,24 +131,48 @@ pub fn spawn_with(
     container: &str,
     request: &ExecRequest,
 ) -> Result<Session, ExecError> {
+    spawn_in(runtime, dir, container, &[], request)
+}
+
+fn spawn_in(
+    runtime: &dyn Runtime,
+    dir: &TaskDir,
+    container: &str,
+    join: &[PathBuf],
+    request: &ExecRequest,
+) -> Result<Session, ExecError> {
     if request.command.is_empty() {
         return Err(ExecError::Empty);
     }
     let process = described(dir, request)?;
     let desk = Desk::new(dir).map_err(host("make a folder for the process"))?;
     write(&desk.path("process.json"), &process).map_err(host("write process.json"))?;
+    let visit = Visit {
+        runtime,
+        container,
+        join,
+    };
     if request.tty {
-        with_terminal(runtime, desk, container, request.size)
+        with_terminal(&visit, desk, request.size)
     } else {
-        with_pipes(runtime, desk, container)
+        with_pipes(&visit, desk)
     }
 }
 
-fn known(dir: &TaskDir) -> Result<Intent, ExecError> {
-    let intent = dir
-        .intent()
-        .and_then(|intent| intent.ok_or_else(|| io::ErrorKind::NotFound.into()));
-    intent.map_err(|source| ExecError::Unknown {
+/// Where a process is to run.
+struct Visit<'a> {
+    runtime: &'a dyn Runtime,
+    container: &'a str,
+    /// Folders of version 1 cgroups that are not the container's own.
+    join: &'a [PathBuf],
+}
+
+fn known(dir: &TaskDir) -> Result<Header, ExecError> {
+    let header = dir.header().and_then(|header| {
+        let header = header.ok_or(io::ErrorKind::NotFound)?;
+        Ok(header.readable(dir)?)
+    });
+    header.map_err(|source| ExecError::Unknown {
         path: dir.path().to_owned(),
         source,
     })
@@ -195,8 +218,8 @@ fn environment(program: &Value, more: &BTreeMap<String, String>) -> Value {
     kept.cloned().chain(added).collect()
 }
 
-fn with_pipes(runtime: &dyn Runtime, desk: Desk, container: &str) -> Result<Session, ExecError> {
-    let mut command = command(runtime, &desk, container, None);
+fn with_pipes(visit: &Visit<'_>, desk: Desk) -> Result<Session, ExecError> {
+    let mut command = visit.command(&desk, None)?;
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -214,15 +237,9 @@ fn with_pipes(runtime: &dyn Runtime, desk: Desk, container: &str) -> Result<Sess
     })
 }
 
-fn with_terminal(
-    runtime: &dyn Runtime,
-    desk: Desk,
-    container: &str,
-    size: Option<Size>,
-) -> Result<Session, ExecError> {
-    let socket = desk.path("console.sock");
-    let console = Console::bind(&socket).map_err(host("make the console socket"))?;
-    let command = command(runtime, &desk, container, Some(&socket));
+fn with_terminal(visit: &Visit<'_>, desk: Desk, size: Option<Size>) -> Result<Session, ExecError> {
+    let console = Console::bind(&desk.folder).map_err(host("make the console socket"))?;
+    let command = visit.command(&desk, Some(&console.path()))?;
     let mut process = Process::start(command, desk)?;
     let received = console.receive(&process, Instant::now() + PATIENCE);
     let Some(terminal) = received.map_err(host("receive the terminal"))? else {
@@ -251,31 +268,62 @@ fn with_terminal(
     })
 }
 
-fn command(runtime: &dyn Runtime, desk: &Desk, container: &str, socket: Option<&Path>) -> Command {
-    runtime.exec(&runtime::Exec {
-        id: container,
-        process: &desk.path("process.json"),
-        pid_file: &desk.path("pid"),
-        console_socket: socket,
-    })
+impl Visit<'_> {
+    fn command(&self, desk: &Desk, socket: Option<&Path>) -> Result<Command, ExecError> {
+        let mut command = self.runtime.exec(&runtime::Exec {
+            id: self.container,
+            process: &desk.path("process.json"),
+            pid_file: &desk.path("pid"),
+            console_socket: socket,
+        });
+        for folder in self.join {
+            join(&mut command, folder).map_err(host("join the task's cgroup"))?;
+        }
+        Ok(command)
+    }
+}
+
+/// Has a command begin in a cgroup of a version 1 hierarchy. The runtime leaves its process there, because the container
+/// has no cgroup of its own in that hierarchy.
+fn join(command: &mut Command, folder: &Path) -> io::Result<()> {
+    let procs = OpenOptions::new()
+        .write(true)
+        .open(folder.join("cgroup.procs"))?;
+    // SAFETY: one write of a constant to a descriptor that was opened before the fork.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::io::write(&procs, b"0")?;
+            Ok(())
+        });
+    }
+    Ok(())
 }
 
 /// A process that runs in a container.
 #[derive(Debug)]
 pub struct Process {
-    /// The runtime's, which ends when the process does and with its code.
+    /// The runtime's keeper, which ends when the process does and with its code.
     child: Child,
+    /// As long as it is held, the process may run.
+    leash: Option<OwnedFd>,
     ended: OwnedFd,
-    desk: Desk,
+    _desk: Desk,
 }
 
 impl Process {
     fn start(mut command: Command, desk: Desk) -> Result<Self, ExecError> {
+        let leash =
+            keeper::keep(&mut command, &desk.folder).map_err(host("keep an eye on crun"))?;
         let mut child = command.spawn().map_err(host("run crun"))?;
         match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
-            Ok(ended) => Ok(Self { child, ended, desk }),
+            Ok(ended) => Ok(Self {
+                child,
+                leash: Some(leash),
+                ended,
+                _desk: desk,
+            }),
             Err(error) => {
-                let _ = child.kill();
+                drop(leash);
                 let _ = child.wait();
                 Err(host("watch crun")(error.into()))
             }
@@ -293,45 +341,17 @@ impl Process {
     }
 
     /// Kills it, and waits for its end. One that has ended keeps its code.
+    ///
+    /// Without a terminal, what it has started dies too, unless it has left the process group; with one, it is hung up.
     pub fn kill(&mut self) -> io::Result<i32> {
-        if let Some(code) = self.try_wait()? {
-            return Ok(code);
-        }
-        match self.find()? {
-            // The runtime ends with it, and with its code.
-            Some(process) => process.signal(libc::SIGKILL)?,
-            None => self.child.kill()?,
-        }
+        self.leash = None;
         self.wait()
-    }
-
-    /// The process itself, which the runtime's death would not end.
-    fn find(&mut self) -> io::Result<Option<Init>> {
-        let deadline = Instant::now() + PID_PATIENCE;
-        loop {
-            let text = fs::read_to_string(self.desk.path("pid")).unwrap_or_default();
-            if let Ok(pid) = text.trim().parse() {
-                // The pid is its own as long as its parent, which is our child, has not collected it.
-                let found = Init::of(pid).ok();
-                return Ok(found.filter(|found| found.is_child_of(self.child.id())));
-            }
-            if Instant::now() >= deadline || self.has_ended()? {
-                return Ok(None);
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn has_ended(&self) -> io::Result<bool> {
-        let mut fds = [PollFd::new(&self.ended, PollFlags::IN)];
-        wait(&mut fds, Some(Duration::ZERO))?;
-        Ok(!fds[0].revents().is_empty())
     }
 
     /// What the runtime has said on its way to its end.
     fn last_words(&mut self) -> String {
         let mut text = Vec::new();
-        let _ = self.child.kill();
+        self.leash = None;
         if let Some(stderr) = &mut self.child.stderr {
             let _ = stderr.read_to_end(&mut text);
         }
@@ -511,7 +531,7 @@ fn ended_in_time(process: &mut Process, deadline: Option<Instant>) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::Fake;
+    use crate::{runtime::Fake, shim::init::Init};
 
     #[test]
     fn a_variable_of_the_request_replaces_the_programs() {

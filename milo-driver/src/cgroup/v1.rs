@@ -115,6 +115,21 @@ impl Group {
         }
     }
 
+    pub(super) fn yield_to(&self, other: &Path) -> io::Result<()> {
+        let mut parts = match other.strip_prefix(&self.root) {
+            Ok(below) => below.components(),
+            Err(_) => return Ok(()),
+        };
+        let Some(hierarchy) = parts.next() else {
+            return Ok(());
+        };
+        let own = self.root.join(hierarchy).join(&self.path);
+        if own == other {
+            return Ok(());
+        }
+        files::remove(&own)
+    }
+
     pub(super) fn remove(&self) -> io::Result<()> {
         CONTROLLERS
             .into_iter()

@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use rustix::{
     termios::{Winsize, tcsetwinsize},
 };
 
-use crate::runtime::wait;
+use crate::{runtime::wait, shim::server::Short};
 
 /// A terminal's size in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,13 +58,24 @@ impl AsFd for Terminal {
 #[derive(Debug)]
 pub(super) struct Console {
     listener: UnixListener,
+    folder: Short,
 }
 
+/// Its socket's name.
+const SOCKET: &str = "console.sock";
+
 impl Console {
-    pub(super) fn bind(path: &Path) -> io::Result<Self> {
-        let listener = UnixListener::bind(path)?;
+    /// Listens in a folder, however long that one's path is.
+    pub(super) fn bind(folder: &Path) -> io::Result<Self> {
+        let folder = Short::of(folder)?;
+        let listener = UnixListener::bind(folder.join(SOCKET))?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener })
+        Ok(Self { listener, folder })
+    }
+
+    /// The socket's path for the runtime, which is another process.
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.join_for_others(SOCKET)
     }
 
     /// Waits for the terminal; there is none when the runtime has ended before, or time is over.
@@ -129,7 +140,7 @@ mod tests {
     #[test]
     fn a_runtime_that_ends_first_gives_no_terminal() {
         let root = tempdir();
-        let console = Console::bind(&root.path().join("console.sock")).unwrap();
+        let console = Console::bind(root.path()).unwrap();
         let (runtime, end) = io::pipe().unwrap();
         drop(end);
         let patience = runyard_common::testing::patience();
@@ -142,7 +153,7 @@ mod tests {
     #[test]
     fn a_runtime_that_never_connects_is_not_waited_for_longer_than_agreed() {
         let root = tempdir();
-        let console = Console::bind(&root.path().join("console.sock")).unwrap();
+        let console = Console::bind(root.path()).unwrap();
         let (runtime, _end) = io::pipe().unwrap();
         let soon = Instant::now() + Duration::from_millis(10);
         assert!(console.receive(&runtime, soon).unwrap().is_none());

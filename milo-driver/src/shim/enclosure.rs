@@ -2,7 +2,10 @@
 //! that nothing of it is left. What a cgroup is, and how each version of it is read, is the [`cgroup`]
 //! module's knowledge.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     cgroup::{self, Cgroup},
@@ -19,6 +22,10 @@ pub trait Enclosure {
 
     /// Kills every process in it.
     fn kill(&self) -> io::Result<()>;
+
+    /// Removes it from the hierarchies in which the container's processes are in one of these folders instead, so that the
+    /// runtime moves no later process there either.
+    fn yield_to(&self, others: &[PathBuf]) -> io::Result<()>;
 
     /// Removes it. It must be empty.
     fn remove(&self) -> io::Result<()>;
@@ -46,6 +53,10 @@ impl Enclosure for Open {
         Ok(())
     }
 
+    fn yield_to(&self, _: &[PathBuf]) -> io::Result<()> {
+        Ok(())
+    }
+
     fn remove(&self) -> io::Result<()> {
         Ok(())
     }
@@ -58,6 +69,10 @@ impl Enclosure for Cgroup {
 
     fn kill(&self) -> io::Result<()> {
         absent_is((), Self::kill(self))
+    }
+
+    fn yield_to(&self, others: &[PathBuf]) -> io::Result<()> {
+        Self::yield_to(self, others)
     }
 
     fn remove(&self) -> io::Result<()> {

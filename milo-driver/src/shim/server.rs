@@ -11,7 +11,7 @@ use std::{
             net::{UnixListener, UnixStream},
         },
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -67,7 +67,7 @@ impl Server {
     ///
     /// It is bound under another name first: whoever finds the real one can connect.
     pub fn bind(dir: &TaskDir) -> io::Result<Self> {
-        let short = Short::of(dir)?;
+        let short = Short::of(dir.path())?;
         let temporary = short.join("shim.sock.tmp");
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -212,25 +212,31 @@ fn is_trusted(stream: &UnixStream) -> bool {
         .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
 }
 
-/// A task's folder under a name that is always short enough for a socket's address, which has room for 107 bytes.
+/// A folder under a name that is always short enough for a socket's address, which has room for 107 bytes.
 #[derive(Debug)]
 pub(crate) struct Short {
     folder: File,
 }
 
 impl Short {
-    pub(crate) fn of(dir: &TaskDir) -> io::Result<Self> {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         let mut options = fs::OpenOptions::new();
         let folder = options
             .read(true)
             .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-            .open(dir.path())?;
+            .open(path)?;
         Ok(Self { folder })
     }
 
     /// The path of a file in the folder. It is good as long as this value lives.
     pub(crate) fn join(&self, name: &str) -> PathBuf {
         format!("/proc/self/fd/{}/{name}", self.folder.as_raw_fd()).into()
+    }
+
+    /// The same for another process of the same user, in the same pid namespace.
+    pub(crate) fn join_for_others(&self, name: &str) -> PathBuf {
+        let (us, folder) = (std::process::id(), self.folder.as_raw_fd());
+        format!("/proc/{us}/fd/{folder}/{name}").into()
     }
 }
 
@@ -268,7 +274,7 @@ mod tests {
         let dir = TaskDir::at(root.path().join("a".repeat(120)));
         dir.create().unwrap();
         let mut server = Server::bind(&dir).unwrap();
-        let short = Short::of(&dir).unwrap();
+        let short = Short::of(dir.path()).unwrap();
         let mut client = UnixStream::connect(short.join("shim.sock")).unwrap();
         client.write_all(b"{\"do\":\"state\"}\n").unwrap();
         assert_eq!(
