@@ -7,11 +7,14 @@
 //!                                                                          └─ any other: on to the program
 //! ```
 //!
+//! PID 1 cannot end by a signal of its own. Where the program was ended by one, the init says so in its name, which can be
+//! read until it is collected, and ends with 128 + n as a shell does.
+//!
 //! It waits in one place and handles no signal asynchronously, so there is no moment in which one could be lost: what
 //! arrives before the program runs is pending until it does.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::{CString, OsStr, OsString},
     io::{self, Write},
     mem::MaybeUninit,
     os::unix::process::{CommandExt, ExitStatusExt},
@@ -32,6 +35,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         return ExitCode::from(2);
     };
     let (all, before) = block_all();
+    handle_all();
     let mut command = Command::new(&program);
     command.args(args);
     // SAFETY: between fork and exec only an async-signal-safe call is made, on a set that is a copy of its own.
@@ -42,7 +46,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         });
     }
     match command.spawn() {
-        Ok(child) => ExitCode::from(code(attend(&child, &all))),
+        Ok(child) => {
+            let status = attend(&child, &all);
+            if let Some(signal) = status.signal() {
+                say(signal);
+            }
+            ExitCode::from(code(status))
+        }
         Err(error) => {
             complain(&format!("error: {}: {error}", program.display()));
             ExitCode::from(if error.kind() == io::ErrorKind::NotFound {
@@ -68,6 +78,24 @@ fn block_all() -> (libc::sigset_t, libc::sigset_t) {
         libc::sigfillset(all.as_mut_ptr());
         libc::sigprocmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr());
         (all.assume_init(), before.assume_init())
+    }
+}
+
+/// Gives every signal a handler, which is never called: who looks whether PID 1 heeds a signal sees handlers, and does not
+/// see what is waited for. What is ignored stays so, and passes on to the program.
+fn handle_all() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: the structures are ours, and the handler touches nothing. Signals that cannot be handled are refused.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            let is_known = libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0;
+            if is_known && action.sa_sigaction == libc::SIG_DFL {
+                action.sa_sigaction = handler as libc::sighandler_t;
+                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            }
+        }
     }
 }
 
@@ -117,6 +145,23 @@ fn reap(wanted: i32) -> Option<ExitStatus> {
     }
 }
 
+/// The name that tells of a signal; a name has 15 bytes at most.
+const SAID: &str = "signal ";
+
+/// Tells which signal has ended the program.
+fn say(signal: i32) {
+    // Without the name, what is told is the code.
+    if let Ok(name) = CString::new(format!("{SAID}{signal}")) {
+        // SAFETY: the name ends with a zero and is copied.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    }
+}
+
+/// Which signal has ended the program of an init that has ended under this name.
+pub(crate) fn said(name: &str) -> Option<i32> {
+    name.strip_prefix(SAID)?.parse().ok()
+}
+
 /// How a program ended, as an exit code.
 fn code(status: ExitStatus) -> u8 {
     let code = status
@@ -134,6 +179,15 @@ mod tests {
         assert_eq!(code(ExitStatus::from_raw(42 << 8)), 42);
         assert_eq!(code(ExitStatus::from_raw(libc::SIGTERM)), 143);
         assert_eq!(code(ExitStatus::from_raw(255 << 8)), 255);
+    }
+
+    #[test]
+    fn a_name_tells_of_a_signal_or_of_nothing() {
+        assert_eq!(said("signal 64"), Some(64));
+        assert_eq!(said("milo-driver"), None);
+        let own = || std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+        say(64);
+        assert_eq!(said(own().trim()), Some(64));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use rustix::{
     process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
 };
 
-use crate::state::Started;
+use crate::{init, state::Started};
 
 /// The process.
 #[derive(Debug)]
@@ -40,11 +40,7 @@ pub enum Ending {
 impl Init {
     /// The process that has this pid now, for one that is known to have it: a child that nobody has waited for.
     pub fn of(pid: i32) -> io::Result<Self> {
-        Self::held(pid, open(pid)?)
-    }
-
-    /// The process that a pidfd holds, and whose pid is known.
-    pub(crate) fn held(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
+        let pidfd = open(pid)?;
         Ok(Self {
             pid,
             start_time: Stat::read(pid)?.start_time,
@@ -69,12 +65,6 @@ impl Init {
             start_time: self.start_time,
             started_at,
         }
-    }
-
-    /// Whether this process is its parent.
-    pub(crate) fn is_child_of(&self, parent: u32) -> bool {
-        Stat::read(self.pid)
-            .is_ok_and(|stat| stat.start_time == self.start_time && stat.parent == parent)
     }
 
     /// Whether it has not ended yet.
@@ -128,6 +118,22 @@ impl Init {
         }
     }
 
+    /// The same where the container has an [`init`](crate::init) of ours as its first process: a signal that has ended the
+    /// program counts as the init's own. It says which in its last name, which is gone when it has been collected.
+    pub fn ending_behind(&self, has_init: bool) -> io::Result<Option<Ending>> {
+        if !has_init || !self.has_ended()? {
+            return self.ending();
+        }
+        let said = Stat::read(self.pid)
+            .ok()
+            .filter(|stat| stat.start_time == self.start_time)
+            .and_then(|stat| init::said(&stat.name));
+        Ok(self.ending()?.map(|ending| match (ending, said) {
+            (Ending::Code(code), Some(signal)) if code == 128 + signal => Ending::Signal(signal),
+            (ending, _) => ending,
+        }))
+    }
+
     fn has_ended(&self) -> io::Result<bool> {
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         crate::runtime::wait(&mut fds, Some(std::time::Duration::ZERO))?;
@@ -176,8 +182,8 @@ fn is_gone(error: &io::Error) -> bool {
 
 /// What is needed of `/proc/<pid>/stat` (proc(5)).
 struct Stat {
+    name: String,
     is_over: bool,
-    parent: u32,
     start_time: u64,
     exit_code: Option<i32>,
 }
@@ -190,10 +196,11 @@ impl Stat {
 
     /// The name in field 2 is in parentheses and may hold any character; field 3 is the first after the last of them.
     fn parse(text: &str) -> Option<Self> {
-        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+        let (before, after) = text.rsplit_once(')')?;
+        let fields: Vec<&str> = after.split_ascii_whitespace().collect();
         Some(Self {
+            name: before.split_once('(')?.1.to_owned(),
             is_over: matches!(*fields.first()?, "Z" | "X"),
-            parent: fields.get(4 - 3)?.parse().ok()?,
             start_time: fields.get(22 - 3)?.parse().ok()?,
             exit_code: fields.get(52 - 3).and_then(|code| code.parse().ok()),
         })
@@ -297,6 +304,30 @@ mod tests {
     }
 
     #[test]
+    fn the_last_name_of_an_init_tells_a_signal_from_a_code() {
+        let endings = |script: &str| {
+            let renamed = format!("printf %s \"$1\" >/proc/$$/comm; {script}");
+            let of = |name: &str, has_init| {
+                let mut shell = Command::new("sh");
+                let mut child = shell.args(["-c", &renamed, "sh", name]).spawn().unwrap();
+                let init = Init::of(child.id().cast_signed()).unwrap();
+                let ending = eventually(patience(), || init.ending_behind(has_init).unwrap());
+                assert!(child.wait().is_err(), "it has been collected");
+                ending
+            };
+            [
+                of("signal 15", true),
+                of("signal 15", false),
+                of("java", true),
+            ]
+        };
+        let code = Ending::Code(143);
+        assert_eq!(endings("exit 143"), [Ending::Signal(15), code, code]);
+        assert_eq!(endings("exit 7"), [Ending::Code(7); 3]);
+        assert_eq!(endings("kill -9 $$"), [Ending::Signal(9); 3]);
+    }
+
+    #[test]
     fn a_signal_to_what_has_ended_is_no_error() {
         let (_child, init) = cat();
         init.signal(libc::SIGKILL).unwrap();
@@ -352,6 +383,7 @@ mod tests {
         let fields = (4..=52).map(|field| field.to_string()).collect::<Vec<_>>();
         let stat = Stat::parse(&format!("7 (a) Z 1) S {}", fields.join(" "))).unwrap();
         assert!(!stat.is_over);
+        assert_eq!(stat.name, "a) Z 1");
         assert_eq!(stat.start_time, 22);
         assert_eq!(stat.exit_code, Some(52));
     }

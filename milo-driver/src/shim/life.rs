@@ -197,6 +197,10 @@ impl Life {
         for folder in &self.intent.task.cgroup.join {
             join(folder, pid)?;
         }
+        if let Err(error) = self.enclosure.yield_to(&self.intent.task.cgroup.join) {
+            self.log
+                .say(format_args!("cannot leave a cgroup to another: {error}"));
+        }
         let init = Init::of(pid).map_err(|error| format!("cannot watch process {pid}: {error}"))?;
         let container = Container {
             init,
@@ -497,7 +501,7 @@ impl Life {
         self.plumbing.copy();
         self.plumbing.tidy();
         if let Some(container) = self.container() {
-            match container.init.ending() {
+            match container.init.ending_behind(self.intent.task.init) {
                 Ok(None) => self.advance_stop(Instant::now()),
                 Ok(Some(ending)) => self.ended(ending),
                 Err(error) => {
@@ -694,6 +698,10 @@ mod tests {
             Ok(())
         }
 
+        fn yield_to(&self, _: &[PathBuf]) -> io::Result<()> {
+            Ok(())
+        }
+
         fn remove(&self) -> io::Result<()> {
             Ok(())
         }
@@ -809,7 +817,6 @@ mod tests {
             "ephemeral": false
         });
         Intent {
-            version: Intent::VERSION,
             task: serde_json::from_value(task).unwrap(),
             crun: "/usr/bin/crun".into(),
             boot_id: "this boot".into(),
