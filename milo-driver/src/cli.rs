@@ -29,7 +29,13 @@ use runyard_common::{
 };
 use serde_json::json;
 
-use crate::{config::Config, jre::Search, launch::Launcher, settings, state::StateRoot};
+use crate::{
+    config::Config,
+    jre::Search,
+    launch::{self, Launcher},
+    settings,
+    state::StateRoot,
+};
 
 /// Run Java JARs in crun containers: as a Nomad task driver, and without Nomad
 ///
@@ -117,13 +123,10 @@ impl Context {
         let path = std::env::var_os("PATH");
         let named = self.config.crun_path.as_deref();
         let crun = crate::engine::crun(named, path.as_deref()).ok_or_else(|| no_crun(named))?;
-        let shim = std::env::current_exe().map_err(|error| {
-            Failure::new(Exit::Failed, "cannot find this program itself").caused_by(error)
-        })?;
         Ok(Launcher {
             state: self.state(),
             crun,
-            shim,
+            shim: launch::OURSELVES.into(),
         })
     }
 }

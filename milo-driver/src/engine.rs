@@ -38,28 +38,25 @@ pub struct Machine(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Our own executable, which is every shim's.
-    executable: PathBuf,
     /// `PATH` and `JAVA_HOME` of this process.
     search: Search,
     config: Mutex<Config>,
     jres: Mutex<Option<Jres>>,
-    surveyor: Mutex<survey::Surveyor>,
+    surveyor: survey::Surveyor,
     /// That this process answers for its tasks.
     owner: Mutex<Option<Owner>>,
 }
 
 impl Machine {
-    /// This machine, as this process sees it. Nothing is looked at yet but our own path.
-    pub fn new(search: Search) -> io::Result<Self> {
-        Ok(Self(Arc::new(Shared {
-            executable: std::env::current_exe()?,
+    /// This machine, as this process sees it. Nothing is looked at yet.
+    pub fn new(search: Search) -> Self {
+        Self(Arc::new(Shared {
             search,
             config: Mutex::default(),
             jres: Mutex::default(),
-            surveyor: Mutex::default(),
+            surveyor: survey::Surveyor::default(),
             owner: Mutex::default(),
-        })))
+        }))
     }
 
     /// Does blocking work on a thread that may block.
@@ -174,11 +171,15 @@ impl Engine for Machine {
         self.blocking(move |_| usage(&dir).map_err(engine)).await?
     }
 
+    async fn glance(&self) -> Survey {
+        let glance =
+            self.blocking(|shared| shared.surveyor.glance(&shared.config(), shared.all_jres()));
+        glance.await.unwrap_or_default()
+    }
+
     async fn survey(&self) -> Survey {
-        let survey = self.blocking(|shared| {
-            let jres = shared.jres();
-            lock(&shared.surveyor).survey(&shared.config(), &jres)
-        });
+        let survey =
+            self.blocking(|shared| shared.surveyor.survey(&shared.config(), shared.all_jres()));
         survey.await.unwrap_or_default()
     }
 }
@@ -188,8 +189,13 @@ impl Shared {
         lock(&self.config).clone()
     }
 
-    /// The JVMs of this moment.
+    /// The JVMs of this moment that are not known to be broken.
     fn jres(&self) -> Jres {
+        self.surveyor.sound(self.all_jres())
+    }
+
+    /// The JVMs of this moment, whether they work or not.
+    fn all_jres(&self) -> Jres {
         let mut jres = lock(&self.jres);
         if let Some(jres) = &mut *jres {
             jres.refresh();
@@ -208,7 +214,7 @@ impl Shared {
             state: StateRoot::new(config.state_dir),
             crun: crun(config.crun_path.as_deref(), self.search.path.as_deref())
                 .unwrap_or_else(|| PathBuf::from("crun")),
-            shim: self.executable.clone(),
+            shim: PathBuf::from(launch::OURSELVES),
         }
     }
 
@@ -254,7 +260,8 @@ impl Shared {
         let recovered = self.launcher().recover(dir).map_err(engine)?;
         // A task that cannot be marked is still this one's; only a sweep of another plugin would not know.
         let _ = self.own(dir);
-        let intent = dir.intent().map_err(engine)?;
+        // Of a task of an older layout there are none.
+        let intent = dir.intent().ok().flatten();
         let known = intent
             .map(|intent| facts_of(&intent.task))
             .unwrap_or_default();
@@ -336,9 +343,9 @@ fn refused(error: &PrepareError) -> StartError {
 
 /// One reading of everything that a task uses.
 fn usage(dir: &TaskDir) -> io::Result<Reading> {
-    let intent = dir.intent()?.ok_or(io::ErrorKind::NotFound)?;
+    let header = dir.header()?.ok_or(io::ErrorKind::NotFound)?;
     let root = Path::new(cgroup::ROOT);
-    let cgroup = Cgroup::of(&cgroup::detect(root), root, &intent.task.cgroup);
+    let cgroup = Cgroup::of(&cgroup::detect(root), root, &header.cgroup);
     let total = cgroup.usage()?;
     let processes = cgroup.pids()?.into_iter().filter_map(|pid| {
         // One that has ended meanwhile uses nothing.

@@ -33,14 +33,14 @@ use rustix::{
 use crate::{
     runtime::{Crun, Runtime, RuntimeError, alone, crun::close_rest, run, wait, words},
     shim::{
-        boot_id,
+        self, boot_id,
         client::{Connection, ShimError},
         detach::INHERITED,
         enclosure,
         init::Init,
         protocol::{Answer, Request},
     },
-    state::{Intent, Started, StateRoot, TaskDir},
+    state::{Header, Intent, LayoutError, Started, StateRoot, TaskDir},
     task::{CgroupPlace, Exit, Task},
 };
 
@@ -58,9 +58,13 @@ pub struct Launcher {
     pub state: StateRoot,
     /// The crun to use for new tasks. One that exists keeps its own.
     pub crun: PathBuf,
-    /// The program whose verb `shim` is a shim: our own executable.
+    /// The program whose verb `shim` is a shim: [`OURSELVES`].
     pub shim: PathBuf,
 }
+
+/// This very program, also when another file has taken its place since it was started, or none has: the shim that it
+/// starts speaks the same language and reads the same records.
+pub const OURSELVES: &str = "/proc/self/exe";
 
 /// How a launched or recovered task stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,14 +84,9 @@ pub enum LaunchError {
     /// There is a record of a task whose program never began.
     #[error("the task in `{}` was never started", .0.display())]
     NeverStarted(PathBuf),
-    /// The record is of another version of this program.
-    #[error("the task in `{}` has records of layout {found}; this program reads {}", path.display(), Intent::VERSION)]
-    Layout {
-        /// Its folder.
-        path: PathBuf,
-        /// The record's layout.
-        found: u32,
-    },
+    /// The records are of another version of this program, which alone can do this.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// The container could not be created or started: crun's words.
     #[error("{0}")]
     Container(String),
@@ -164,7 +163,7 @@ impl Launcher {
     ) -> Result<TaskDir, LaunchError> {
         let dir = self.state.task(&task.id);
         let _lock = lock(&dir)?;
-        if intent(&dir)?.is_some() {
+        if header(&dir)?.is_some() {
             return Err(LaunchError::Record {
                 action: "cannot make",
                 path: dir.path().to_owned(),
@@ -189,7 +188,7 @@ impl Launcher {
         };
         let path = std::path::absolute(dir.path()).map_err(|error| failed(error.to_string()))?;
         let mut command = alone(&self.shim);
-        command.arg("shim").arg(path);
+        command.arg0("milo-driver").arg("shim").arg(path);
         let held = give(&mut command, streams).map_err(|error| failed(error.to_string()))?;
         let finished =
             run(&mut command, SHIM_PATIENCE).map_err(|error| failed(error.to_string()))?;
@@ -225,12 +224,13 @@ impl Launcher {
     pub fn recover(&self, dir: &TaskDir) -> Result<Recovered, LaunchError> {
         let _lock = lock(dir)?;
         let unknown = || LaunchError::Unknown(dir.path().into());
-        intent(dir)?.ok_or_else(unknown)?;
+        let header = header(dir)?.ok_or_else(unknown)?;
         if let Some(exit) = read(dir, TaskDir::exit)? {
             return Ok(Recovered::Exited(exit));
         }
         let answer = match request(dir, &Request::State) {
             Err(error) if error.is_dead() && read(dir, TaskDir::started)?.is_some() => {
+                header.layout(dir)?;
                 self.spawn_shim(dir, None)?;
                 request(dir, &Request::State)?
             }
@@ -264,7 +264,7 @@ impl Launcher {
     }
 
     fn found(&self, dir: &TaskDir) -> Result<Option<Recovered>, LaunchError> {
-        if intent(dir)?.is_none() {
+        if header(dir)?.is_none() {
             return Ok(None);
         }
         if let Some(exit) = read(dir, TaskDir::exit)? {
@@ -286,7 +286,6 @@ impl Launcher {
     ) -> Result<(), LaunchError> {
         let written = dir.create().and_then(|()| {
             dir.write_intent(&Intent {
-                version: Intent::VERSION,
                 task: task.clone(),
                 crun: self.crun.clone(),
                 boot_id: boot_id(),
@@ -314,11 +313,10 @@ impl Launcher {
 
     /// Ends shim and container, if there are any. The records stay.
     fn end(&self, dir: &TaskDir) -> Result<(), LaunchError> {
+        header(dir)?;
         match dismissed(dir) {
-            Err(LaunchError::Silent(error)) => {
-                if let ShimError::Late { .. } = error {
-                    kill_shim(dir);
-                }
+            Err(LaunchError::Silent(_)) => {
+                kill_shim(dir);
                 self.end_without_shim(dir)
             }
             other => other,
@@ -327,25 +325,25 @@ impl Launcher {
 
     /// Does the work of a dead shim.
     fn end_without_shim(&self, dir: &TaskDir) -> Result<(), LaunchError> {
-        let Some(intent) = intent(dir)? else {
+        let Some(header) = header(dir)? else {
             return Ok(());
         };
         if let Some(started) = read(dir, TaskDir::started)?
-            && intent.boot_id == boot_id()
+            && header.boot_id == boot_id()
         {
             kill(&started).map_err(record("cannot kill the task of", dir))?;
         }
-        let enclosure = enclosure::of(&intent.task.cgroup);
-        if intent.boot_id == boot_id() && !self.is_anothers(dir, &intent.task.cgroup) {
+        let enclosure = enclosure::of(&header.cgroup);
+        if header.boot_id == boot_id() && !self.is_anothers(dir, &header.cgroup) {
             enclosure
                 .kill()
                 .map_err(record("cannot kill the cgroup of", dir))?;
         }
         let crun = Crun {
-            cgroups: !intent.task.cgroup.disabled,
-            ..Crun::new(intent.crun, self.state.crun_root())
+            cgroups: !header.cgroup.disabled,
+            ..Crun::new(header.crun, self.state.crun_root())
         };
-        crun.delete(&intent.task.id.container())?;
+        crun.delete(&header.container)?;
         // Its processes may need a moment to leave it; what stays is empty, and removed with the next attempt.
         let _ = enclosure.remove();
         Ok(())
@@ -356,7 +354,7 @@ impl Launcher {
         let others = self.state.tasks().unwrap_or_default();
         others.iter().filter(|other| *other != dir).any(|other| {
             let same =
-                matches!(other.intent(), Ok(Some(intent)) if intent.task.cgroup.path == place.path);
+                matches!(other.header(), Ok(Some(header)) if header.cgroup.path == place.path);
             same && !matches!(other.exit(), Ok(Some(_)))
         })
     }
@@ -388,9 +386,9 @@ fn request(dir: &TaskDir, request: &Request) -> Result<Answer, ShimError> {
     open(dir)?.request(request)
 }
 
-/// Kills a shim that listens but does not answer.
+/// Kills a shim that lives but does not answer.
 fn kill_shim(dir: &TaskDir) {
-    if let Ok(shim) = Connection::open(dir).and_then(|connection| connection.shim())
+    if let Ok(Some(shim)) = shim::process(dir)
         && shim.signal(libc::SIGKILL).is_ok()
     {
         let _ = ended(&shim);
@@ -517,15 +515,10 @@ fn locked(path: &Path) -> io::Result<Option<File>> {
     Ok(is_there.then_some(file))
 }
 
-fn intent(dir: &TaskDir) -> Result<Option<Intent>, LaunchError> {
-    let intent = read(dir, TaskDir::intent)?;
-    match intent {
-        Some(intent) if intent.version != Intent::VERSION => Err(LaunchError::Layout {
-            path: dir.path().to_owned(),
-            found: intent.version,
-        }),
-        intent => Ok(intent),
-    }
+/// What every layout says of a task that this program may do something to.
+fn header(dir: &TaskDir) -> Result<Option<Header>, LaunchError> {
+    let header = read(dir, TaskDir::header)?;
+    Ok(header.map(|header| header.readable(dir)).transpose()?)
 }
 
 fn read<T>(

@@ -26,7 +26,10 @@ pub mod stdio;
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
@@ -36,10 +39,13 @@ use runyard_common::memory;
 use rustix::{
     event::{PollFd, PollFlags},
     fs::{FlockOperation, flock},
+    process::getpid,
 };
+use serde::{Deserialize, Serialize};
 
 use self::{
     detach::Side,
+    init::Init,
     life::{Life, Parts},
     log::Log,
     protocol::Answer,
@@ -47,7 +53,7 @@ use self::{
 };
 use crate::{
     runtime::{Crun, wait},
-    state::{Intent, TaskDir},
+    state::{Intent, Started, TaskDir},
     task::{Stdio, Stream},
 };
 
@@ -56,6 +62,9 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Runs the shim of the task whose folder is `dir`. To be called before anything starts a thread.
 pub fn main(dir: &Path) -> ExitCode {
+    // It may have been run as `/proc/self/exe`, whose last part would be its name.
+    // SAFETY: the name ends with a zero and is copied.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"milo-driver".as_ptr()) };
     // From here on the process lives in `/`.
     let dir = TaskDir::at(std::path::absolute(dir).unwrap_or_else(|_| PathBuf::from(dir)));
     match prepared(&dir) {
@@ -88,14 +97,6 @@ fn prepared(dir: &TaskDir) -> io::Result<Option<Ready>> {
             format!("`{}` is missing: no task is kept here", path.display()),
         )
     })?;
-    if intent.version != Intent::VERSION {
-        let text = format!(
-            "task.json has layout {}, not {}",
-            intent.version,
-            Intent::VERSION
-        );
-        return Err(io::Error::other(text));
-    }
     // Before anything is opened that is to stay open.
     let inherited = detach::only_inherited(is_inherited(&intent.task.stdio))?;
     let Some(lock) = lock(dir)? else {
@@ -116,7 +117,7 @@ fn lock(dir: &TaskDir) -> io::Result<Option<File>> {
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(dir.path().join("shim.lock"))?;
+        .open(dir.lock())?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -124,9 +125,56 @@ fn lock(dir: &TaskDir) -> io::Result<Option<File>> {
     }
 }
 
+/// Who holds the lock of a task.
+#[derive(Serialize, Deserialize)]
+struct Holder {
+    boot_id: String,
+    pid: i32,
+    start_time: u64,
+}
+
+/// Writes into the lock who holds it. To be called by the one who lives on.
+fn sign(lock: &File) -> io::Result<()> {
+    let us = getpid().as_raw_nonzero().get();
+    let Started {
+        pid, start_time, ..
+    } = Init::of(us)?.started(0);
+    let holder = serde_json::to_vec(&Holder {
+        boot_id: boot_id(),
+        pid,
+        start_time,
+    })?;
+    lock.set_len(0)?;
+    lock.write_all_at(&holder, 0)
+}
+
+/// A task's shim, if it lives, whether it listens or not: by the pid and start time that it has written down.
+pub fn process(dir: &TaskDir) -> io::Result<Option<Init>> {
+    let text = match fs::read(dir.lock()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text?,
+    };
+    // It is empty until a shim is on its own.
+    let Ok(holder) = serde_json::from_slice::<Holder>(&text) else {
+        return Ok(None);
+    };
+    if holder.boot_id != boot_id() {
+        return Ok(None);
+    }
+    Init::find(&Started {
+        pid: holder.pid,
+        start_time: holder.start_time,
+        started_at: 0,
+    })
+}
+
 /// Detaches, listens, and lives. Two processes come back from here: the one that was started, and the shim.
 fn live(dir: &TaskDir, ready: Ready) -> ExitCode {
-    match detach::detach(&ready.log, || Server::bind(dir)) {
+    let listen = || {
+        sign(&ready.lock)?;
+        Server::bind(dir)
+    };
+    match detach::detach(&ready.log, listen) {
         Ok(Side::Starter(code)) => code,
         Ok(Side::Shim(server)) => {
             let (parts, lock) = parts(dir, ready);

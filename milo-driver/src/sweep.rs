@@ -102,11 +102,13 @@ impl Sweep {
         Ok(swept)
     }
 
-    /// Whether these records are an agent's, and so old that it had the time to ask. A record that cannot be read may be of
-    /// another version: it is left alone.
+    /// Whether these records are an agent's, and so old that it had the time to ask. A record of a newer layout, or one that
+    /// cannot be read, is left alone.
     fn is_leftover(&self, dir: &TaskDir) -> bool {
-        let is_ours = match dir.intent() {
-            Ok(Some(intent)) => intent.task.origin == Origin::Nomad,
+        let is_ours = match dir.header() {
+            Ok(Some(header)) => header
+                .readable(dir)
+                .is_ok_and(|header| header.origin == Origin::Nomad),
             // The start broke off before the first record.
             Ok(None) => true,
             Err(_) => false,
@@ -152,7 +154,7 @@ mod tests {
         config::{Compute, Config},
         proto::drivers::TaskConfig,
         registry::{Identity, fake::Fake},
-        state::Intent,
+        state::{Intent, LAYOUT},
         task::{Task, TaskId},
     };
 
@@ -196,7 +198,6 @@ mod tests {
             dir.create().unwrap();
             let task = Task { origin, ..task };
             dir.write_intent(&Intent {
-                version: Intent::VERSION,
                 task,
                 crun: "/c".into(),
                 boot_id: String::new(),
@@ -272,11 +273,34 @@ mod tests {
     async fn what_cannot_be_read_is_left() {
         let scene = scene();
         let dir = scene.record("a/orphan/1", Origin::Nomad);
-        std::fs::write(dir.path().join("task.json"), "{\"version\":2}").unwrap();
+        std::fs::write(dir.path().join("task.json"), "{\"layout\":1}").unwrap();
         assert_eq!(
             scene.sweep.once(&scene.registry).await.unwrap(),
             Swept::default()
         );
+    }
+
+    /// Gives a record another layout, of which only the header means anything.
+    fn relaid(dir: &TaskDir, layout: u32) {
+        let path = dir.path().join("task.json");
+        let text = std::fs::read(&path).unwrap();
+        let mut record: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        record["layout"] = layout.into();
+        record["task"] = "of another kind".into();
+        std::fs::write(path, record.to_string()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_an_older_plugin_has_left_is_removed_and_what_a_newer_one_has_is_not() {
+        let scene = scene();
+        let [older, newer] = ["a/older/1", "a/newer/1"].map(|id| scene.record(id, Origin::Nomad));
+        let typed = scene.record("typed", Origin::Cli);
+        relaid(&older, LAYOUT - 1);
+        relaid(&newer, LAYOUT + 1);
+        relaid(&typed, LAYOUT - 1);
+        let swept = scene.sweep.once(&scene.registry).await.unwrap();
+        assert_eq!(swept.removed, [older]);
+        assert!(newer.path().exists() && typed.path().exists());
     }
 
     #[test]

@@ -239,8 +239,10 @@ pub struct CgroupPlace {
     /// The path, as of the hierarchy's root: `/nomad.slice/share.slice/….scope`, `/nomad/<alloc>.<task>`, `/milo/<key>`.
     pub path: String,
     /// Folders (of version 1 hierarchies) whose `cgroup.procs` also gets the container's first process.
+    #[serde(default)]
     pub join: Vec<PathBuf>,
     /// Whether cgroups are left alone entirely, because they are not ours to write.
+    #[serde(default)]
     pub disabled: bool,
 }
 

@@ -20,7 +20,8 @@ const HANDLE: i32 = 1;
 /// The version of our own words.
 const WORDS: u32 = 1;
 
-/// Our own words in a handle.
+/// Our own words in a handle. `version`, `dir` and `container` are in every version and mean the same, so that a newer
+/// plugin finds an older one's task; which of its own versions the records there have, they say themselves.
 #[derive(Debug, Serialize, Deserialize)]
 struct Words {
     version: u32,
@@ -39,7 +40,8 @@ pub enum HandleError {
     Empty,
     /// It is of a newer plugin.
     #[error(
-        "the handle is of version {0}, which this plugin does not know: install the version that wrote it"
+        "the task was started by a newer milo-driver (its handle has version {0}, this plugin reads up to {WORDS}): it is \
+         left alone; use that version again, or stop the task with it"
     )]
     Version(u32),
     /// Our own words make no sense.
@@ -88,17 +90,23 @@ struct Version {
     version: u32,
 }
 
+/// What is in the words of every version.
+#[derive(Deserialize)]
+struct Place {
+    dir: PathBuf,
+}
+
 fn words(bytes: &[u8]) -> Result<Option<TaskDir>, HandleError> {
     if bytes.is_empty() {
         return Ok(None);
     }
     let unreadable = |error: serde_json::Error| HandleError::Unreadable(error.to_string());
     let Version { version } = serde_json::from_slice(bytes).map_err(unreadable)?;
-    if version != WORDS {
+    if version > WORDS {
         return Err(HandleError::Version(version));
     }
-    let words: Words = serde_json::from_slice(bytes).map_err(unreadable)?;
-    Ok(Some(TaskDir::at(words.dir)))
+    let place: Place = serde_json::from_slice(bytes).map_err(unreadable)?;
+    Ok(Some(TaskDir::at(place.dir)))
 }
 
 #[cfg(test)]
@@ -144,6 +152,13 @@ mod tests {
         assert_eq!(dir, Some(TaskDir::at("/run/milo/tasks/x")));
     }
 
+    /// What agents keep now. When this fails, [`WORDS`] needs another number.
+    #[test]
+    fn the_words_of_this_version_are_the_ones_on_record() {
+        let words = String::from_utf8(written().driver_state).unwrap();
+        assert_eq!(words, include_str!("golden/handle-1.json").trim());
+    }
+
     #[test]
     fn a_handle_without_a_task_leads_nowhere() {
         assert_eq!(read(None), Err(HandleError::Empty));
@@ -155,12 +170,17 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_of_another_version_is_refused_and_one_without_words_is_not() {
+    fn a_newer_handle_is_refused_and_an_older_one_and_one_without_words_are_not() {
         let newer = wire::TaskHandle {
             driver_state: br#"{"version":2,"place":"/x"}"#.to_vec(),
             ..written()
         };
         assert_eq!(read(Some(&newer)), Err(HandleError::Version(2)));
+        let older = wire::TaskHandle {
+            driver_state: br#"{"version":0,"dir":"/x","container":"milo-x"}"#.to_vec(),
+            ..written()
+        };
+        assert_eq!(read(Some(&older)).unwrap().1, Some(TaskDir::at("/x")));
         let silent = wire::TaskHandle {
             driver_state: Vec::new(),
             ..written()

@@ -3,18 +3,13 @@
 
 use std::{
     io::{self, BufRead, BufReader, Write},
-    os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::unix::net::UnixStream,
     time::Duration,
 };
 
-use rustix::net::sockopt::socket_peercred;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 
 use super::{
-    init::Init,
     protocol::{Answer, Request},
     server::Short,
 };
@@ -88,7 +83,8 @@ pub struct Connection {
 impl Connection {
     /// Connects to a task's shim.
     pub fn open(dir: &TaskDir) -> Result<Self, ShimError> {
-        let stream = Short::of(dir).and_then(|short| UnixStream::connect(short.join("shim.sock")));
+        let stream =
+            Short::of(dir.path()).and_then(|short| UnixStream::connect(short.join("shim.sock")));
         let stream = stream.map_err(|error| ShimError::of(dir, error))?;
         Ok(Self {
             dir: dir.clone(),
@@ -120,35 +116,6 @@ impl Connection {
         read.and_then(|_| parsed(&line))
             .map_err(|error| ShimError::of(&self.dir, error))
     }
-
-    /// The shim's process: the one that listens. Needs Linux 6.5.
-    pub fn shim(&self) -> Result<Init, ShimError> {
-        let stream = self.stream.get_ref();
-        let peer = socket_peercred(stream).map_err(io::Error::from);
-        peer.and_then(|peer| Init::held(peer.pid.as_raw_nonzero().get(), peer_pidfd(stream)?))
-            .map_err(|error| ShimError::of(&self.dir, error))
-    }
-}
-
-/// The process at the other end of a connection, as a descriptor (`SO_PEERPIDFD`).
-fn peer_pidfd(stream: &UnixStream) -> io::Result<OwnedFd> {
-    let mut pidfd: libc::c_int = -1;
-    let mut size = libc::socklen_t::try_from(size_of_val(&pidfd)).unwrap_or_default();
-    // SAFETY: the kernel writes at most `size` bytes to `pidfd`.
-    let got = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERPIDFD,
-            (&raw mut pidfd).cast(),
-            &raw mut size,
-        )
-    };
-    if got == -1 || pidfd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it is new, and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
 }
 
 /// Asks a task's shim on a connection of its own. Dropping the future closes the connection, which matters to
@@ -160,7 +127,7 @@ pub async fn ask(dir: &TaskDir, request: &Request) -> Result<Answer, ShimError> 
 }
 
 async fn exchange(dir: &TaskDir, request: &Request) -> io::Result<Answer> {
-    let short = Short::of(dir)?;
+    let short = Short::of(dir.path())?;
     let stream = tokio::net::UnixStream::connect(short.join("shim.sock")).await?;
     let mut stream = tokio::io::BufReader::new(stream);
     stream.write_all(&line(request)?).await?;

@@ -5,6 +5,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -19,14 +20,15 @@ use milo_driver::proto::{
         AllocatedCpuResources, AllocatedMemoryResources, AllocatedTaskResources,
         DestroyTaskRequest, DriverTaskEvent, ExecTaskRequest, ExecTaskResponse,
         ExecTaskStreamingIoOperation as Stdin, ExecTaskStreamingRequest, ExitResult,
-        LinuxResources, RecoverTaskRequest, Resources, SignalTaskRequest, StartTaskRequest,
-        StopTaskRequest, TaskConfig, TaskEventsRequest, TaskHandle, TaskStats, TaskStatsRequest,
-        WaitTaskRequest,
+        FingerprintRequest, FingerprintResponse, LinuxResources, RecoverTaskRequest, Resources,
+        SignalTaskRequest, StartTaskRequest, StopTaskRequest, TaskConfig, TaskEventsRequest,
+        TaskHandle, TaskStats, TaskStatsRequest, WaitTaskRequest,
         driver_client::DriverClient,
         exec_task_streaming_request::{Setup, TerminalSize},
+        fingerprint_response::HealthState,
     },
 };
-use runyard_common::testing::{Output, eventually, patience, tool_binary};
+use runyard_common::testing::{Output, eventually, patience, tempdir, tool_binary};
 use serde_json::{Value, json};
 use tokio::{
     io::AsyncReadExt,
@@ -78,11 +80,15 @@ struct Plugin {
 impl Plugin {
     /// Launched, connected to and configured.
     async fn launch(place: &Place, config: &Value) -> Self {
+        Self::launch_as(&tool_binary("milo-driver"), place, config).await
+    }
+
+    async fn launch_as(program: &Path, place: &Place, config: &Value) -> Self {
         let log = File::options()
             .create(true)
             .append(true)
             .open(place.path().join("plugin.log"));
-        let mut child = Command::new(tool_binary("milo-driver"))
+        let mut child = Command::new(program)
             .envs(CALL)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -578,6 +584,32 @@ async fn a_killed_plugins_tasks_keep_their_ends_whenever_those_come() {
     node.place.until_nothing_is_left();
 }
 
+/// An upgrade puts another file in the place of the program that runs.
+#[tokio::test]
+async fn a_plugin_whose_file_was_replaced_starts_shims_of_its_own_version() {
+    let Some(mut node) = node().await else { return };
+    let program = node.place.path().join("milo-driver");
+    fs::copy(tool_binary("milo-driver"), &program).unwrap();
+    node.plugin = Plugin::launch_as(&program, &node.place, &node.config).await;
+    let own = inode(node.plugin.child.id());
+    let next = node.place.path().join("next");
+    fs::write(&next, "#!/bin/false\n").unwrap();
+    open_to_all(&next, 0o755);
+    fs::rename(&next, &program).unwrap();
+    let mut job = node.job("after", &["sleep"]);
+    node.start(&job).await;
+    job.has_begun().await;
+    let shim = milo_driver::shim::process(&node.place.tasks()[0]).unwrap();
+    assert_eq!(inode(shim.unwrap().started(0).pid.cast_unsigned()), own);
+    node.destroy(&job).await;
+    node.place.until_nothing_is_left();
+}
+
+/// Which file a process runs.
+fn inode(pid: u32) -> u64 {
+    fs::metadata(format!("/proc/{pid}/exe")).unwrap().ino()
+}
+
 #[tokio::test]
 async fn a_task_that_nobody_has_records_of_is_not_recovered() {
     let Some(node) = node().await else { return };
@@ -645,6 +677,28 @@ async fn a_program_that_heeds_the_signal_has_its_time() {
     let result = node.wait(&job).await;
     assert_eq!((result.exit_code, result.signal), (143, 0));
     node.destroy(&job).await;
+}
+
+#[tokio::test]
+async fn a_signal_that_ends_the_program_is_told_with_an_init_as_without() {
+    let Some(node) = node().await else { return };
+    let mut job = node.job_with("behind", &["sleep"], &json!({ "init": true }));
+    node.start(&job).await;
+    job.has_begun().await;
+    // The first process is the init, the second the program.
+    node.exec(&job, "kill -KILL 2").await.unwrap();
+    let result = node.wait(&job).await;
+    assert_eq!((result.exit_code, result.signal), (137, 9));
+    node.destroy(&job).await;
+    // A code is a code, even this one: a JVM ends so when it is asked to.
+    let mut job = node.job_with("asked", &["sleep"], &json!({ "init": true }));
+    node.start(&job).await;
+    job.has_begun().await;
+    node.stop(&job, 999).await;
+    let result = node.wait(&job).await;
+    assert_eq!((result.exit_code, result.signal), (143, 0));
+    node.destroy(&job).await;
+    node.place.until_nothing_is_left();
 }
 
 #[tokio::test]
@@ -839,6 +893,56 @@ async fn a_job_that_wants_another_java_is_told_which_there_are() {
         "{text}"
     );
     assert!(text.contains("4711") && text.contains("\nGot: "), "{text}");
+}
+
+/// A home whose `java` is another program.
+fn jvm(home: &Path, program: &str) {
+    fs::create_dir_all(home.join("bin")).unwrap();
+    fs::write(home.join("release"), "JAVA_VERSION=\"99.0.1\"\n").unwrap();
+    let java = home.join("bin/java");
+    let copied = Command::new("cp")
+        .args(["--remove-destination", program])
+        .arg(java)
+        .status();
+    assert!(copied.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_broken_jvm_is_no_default_once_that_is_known() {
+    let homes = tempdir();
+    let home = homes.path().canonicalize().unwrap().join("broken");
+    jvm(&home, "/bin/false");
+    let config = json!({ "java_homes": [home], "fingerprint_period": "100ms" });
+    let Some(node) = node_with(config).await else {
+        return;
+    };
+    let said = |response: &FingerprintResponse, name: &str| {
+        let value = response.attributes.get(&format!("driver.milo.{name}"));
+        value
+            .map(|value| format!("{:?}", value.value))
+            .unwrap_or_default()
+    };
+    let broken = home.to_str().unwrap();
+    let stream = node.driver().fingerprint(FingerprintRequest {}).await;
+    let mut stream = stream.unwrap().into_inner();
+    let mut next = async || soon(stream.message()).await.unwrap().unwrap();
+    // The first comes before anything was started.
+    let first = next().await;
+    assert!(said(&first, "java.default.home").contains(broken));
+    assert_eq!(said(&first, "crun.version"), "");
+    let second = next().await;
+    assert_eq!(second.health(), HealthState::Healthy);
+    assert!(!said(&second, "java.default.home").contains(broken));
+    assert!(said(&second, "java.rejected").contains(broken));
+    assert!(said(&second, "crun.version").contains('.'));
+    let mut job = node.job("another", &["sleep"]);
+    node.start(&job).await;
+    job.has_begun().await;
+    node.destroy(&job).await;
+    jvm(&home, "/bin/true");
+    let third = next().await;
+    assert!(said(&third, "java.default.home").contains(broken));
+    node.place.until_nothing_is_left();
 }
 
 #[tokio::test]

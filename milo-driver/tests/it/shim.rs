@@ -10,19 +10,21 @@ use std::{
         unix::fs::PermissionsExt,
     },
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use milo_driver::{
     exec::{self, ExecRequest, Size},
     launch::{LaunchError, Launcher, Recovered},
     shim::{
+        self,
         client::{self, Connection},
         init::Init,
         protocol::{Answer, Request},
     },
-    state::{Started, StateRoot, TaskDir},
+    state::{LAYOUT, Started, StateRoot, TaskDir},
     task::{CgroupPlace, Exit, OnFull, Origin, Program, Stream, Task, TaskId},
 };
 use runyard_common::testing::{TempDir, eventually, patience, tempdir, tool_binary};
@@ -153,8 +155,11 @@ impl Place {
     }
 
     fn kill_shim(&self) {
-        let shim = self.connect().shim().unwrap();
-        kill(&shim);
+        kill(&self.shim());
+    }
+
+    fn shim(&self) -> Init {
+        shim::process(&self.dir()).unwrap().expect("a shim")
     }
 
     /// What a program waits for that looks for `/tmp/go`.
@@ -360,7 +365,7 @@ fn a_shim_killed_while_it_creates_leaves_nothing_that_a_new_launch_stumbles_over
             .prepare(&place.task, |bundle| place.bundle(bundle));
         let dir = prepared.unwrap();
         place.launcher.spawn_shim(&dir, None).unwrap();
-        let shim = place.connect().shim().unwrap();
+        let shim = place.shim();
         // A moment somewhere in the creation: the point is that it does not matter where.
         thread::sleep(Duration::from_millis(delay));
         kill(&shim);
@@ -436,6 +441,19 @@ fn a_dead_shims_task_can_be_dismissed() {
     let init = init(&started);
     place.dismiss();
     assert!(!init.is_alive());
+}
+
+#[test]
+fn a_shim_that_neither_answers_nor_can_be_reached_is_killed_with_its_task() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    let started = place.run();
+    let (shim, init) = (place.shim(), init(&started));
+    shim.signal(libc::SIGSTOP).unwrap();
+    fs::remove_file(place.dir().socket()).unwrap();
+    place.dismiss();
+    assert!(!shim.is_alive() && !init.is_alive());
 }
 
 /// Nomad gives each attempt of a task the same cgroup.
@@ -625,7 +643,7 @@ fn a_shim_holds_nothing_of_its_starter_and_is_not_in_the_tasks_cgroup() {
     let (careless, _end) = io::pipe().unwrap();
     rustix::io::fcntl_setfd(&careless, rustix::io::FdFlags::empty()).unwrap();
     place.run();
-    let shim = place.connect().shim().unwrap().started(0).pid;
+    let shim = place.shim().started(0).pid;
     let proc = PathBuf::from(format!("/proc/{shim}"));
     let targets: Vec<String> = fs::read_dir(proc.join("fd"))
         .unwrap()
@@ -663,7 +681,7 @@ fn a_second_shim_on_the_same_task_steps_back() {
         return;
     };
     let started = place.run();
-    let shim = place.connect().shim().unwrap();
+    let shim = place.shim();
     place.launcher.spawn_shim(&place.dir(), None).unwrap();
     assert_eq!(place.ask(&Request::State), Answer::Running(started));
     assert!(shim.is_alive());
@@ -854,4 +872,180 @@ fn a_command_that_does_not_exist_is_told_in_cruns_words() {
     let error = exec::spawn(&place.dir(), &request).unwrap_err().to_string();
     assert!(error.starts_with("crun exec: "), "{error}");
     place.dismiss();
+}
+
+#[test]
+fn a_terminal_is_had_however_long_the_path_of_the_records_is() {
+    let Some(mut place) = place("exec sleep 1000") else {
+        return;
+    };
+    place.launcher.state = StateRoot::new(place.root.path().join("a".repeat(150)));
+    place.run();
+    let mut session = exec::spawn(&place.dir(), &terminal("test -t 0; exit $((5 + $?))")).unwrap();
+    assert_eq!(session.process.wait().unwrap(), 5);
+    place.dismiss();
+}
+
+#[test]
+fn a_command_and_what_it_has_started_die_with_the_one_who_asked_for_them() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    place.run();
+    for (options, count) in [(&["-i"][..], 3), (&["-t"], 3)] {
+        let mut caller = Command::new(tool_binary("milo-driver"));
+        let mut caller = caller
+            .env("MILO_STATE_DIR", place.launcher.state.path())
+            .arg("exec")
+            .arg(&place.task.id.0)
+            .args(options)
+            .args(["--", "sh", "-c", "sleep 999; true"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually(patience(), || (processes_of(&place) == count).then_some(()));
+        caller.kill().unwrap();
+        caller.wait().unwrap();
+        eventually(patience(), || (processes_of(&place) == 1).then_some(()));
+        // Not even its papers are left.
+        let desks = || fs::read_dir(place.dir().path().join("exec")).unwrap();
+        eventually(patience(), || (desks().count() == 0).then_some(()));
+    }
+    place.dismiss();
+}
+
+// === Other versions ===
+
+impl Place {
+    /// The records are as another version writes them: of them only the header means anything here.
+    fn of_layout(&self, layout: u32) {
+        let path = self.dir().path().join("task.json");
+        let text = fs::read(&path).unwrap();
+        let mut record: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        record["layout"] = layout.into();
+        record["task"] = "of another kind".into();
+        fs::write(path, record.to_string()).unwrap();
+    }
+
+    /// Every file of the task with what is in it and when that was written.
+    fn files(&self) -> Vec<(PathBuf, SystemTime, u64)> {
+        let entries = fs::read_dir(self.dir().path()).unwrap();
+        let mut files: Vec<_> = entries
+            .map(|entry| {
+                let entry = entry.unwrap();
+                let metadata = entry.metadata().unwrap();
+                (entry.path(), metadata.modified().unwrap(), metadata.len())
+            })
+            .collect();
+        files.sort();
+        files
+    }
+}
+
+#[test]
+fn the_task_of_an_older_version_is_found_entered_watched_and_stopped() {
+    let Some(place) = place("trap 'exit 42' TERM; echo; while :; do sleep 0.01; done") else {
+        return;
+    };
+    let started = place.run();
+    place.of_layout(LAYOUT - 1);
+    assert_eq!(running(place.recover()), started);
+    assert_eq!(running(place.launch().unwrap()), started);
+    let output = exec::output(&place.dir(), shell("echo inside"), None, 4096).unwrap();
+    assert_eq!(output.stdout, b"inside\n");
+    assert_eq!(place.stop(30_000).code, 42);
+    assert!(matches!(place.recover(), Recovered::Exited(exit) if exit.code == 42));
+    place.dismiss();
+}
+
+#[test]
+fn the_task_of_an_older_version_can_be_removed_when_its_shim_is_dead() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    let started = place.run();
+    place.kill_shim();
+    place.of_layout(LAYOUT - 1);
+    let error = place.launcher.recover(&place.dir()).unwrap_err();
+    assert!(error.to_string().contains("older milo-driver"), "{error}");
+    let init = init(&started);
+    place.dismiss();
+    assert!(!init.is_alive());
+}
+
+#[test]
+fn the_task_of_a_newer_version_is_left_alone() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    let started = place.run();
+    place.of_layout(LAYOUT + 1);
+    let before = place.files();
+    let errors = [
+        place.launcher.recover(&place.dir()).unwrap_err(),
+        place.launch().unwrap_err(),
+        place.launcher.dismiss(&place.dir()).unwrap_err(),
+    ];
+    for error in errors {
+        assert!(error.to_string().contains("newer milo-driver"), "{error}");
+    }
+    assert!(exec::output(&place.dir(), shell("true"), None, 0).is_err());
+    assert!(init(&started).is_alive() && place.shim().is_alive());
+    assert_eq!(place.files(), before);
+    place.of_layout(LAYOUT - 1);
+    place.dismiss();
+}
+
+/// A folder of the cpuset's hierarchy of version 1 like the ones that Nomad makes for tasks with `cores`.
+struct Cpuset(PathBuf);
+
+impl Cpuset {
+    fn new(name: &str) -> Option<Self> {
+        let root = Path::new("/sys/fs/cgroup/cpuset");
+        if !root.join("cpuset.cpus").is_file() {
+            eprintln!("skipped: needs cgroups of version 1");
+            return None;
+        }
+        let folder = root.join(name);
+        fs::create_dir_all(&folder).unwrap();
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            fs::write(folder.join(file), fs::read(root.join(file)).unwrap()).unwrap();
+        }
+        Some(Self(folder))
+    }
+
+    fn processes(&self) -> usize {
+        let procs = fs::read_to_string(self.0.join("cgroup.procs")).unwrap();
+        procs.lines().count()
+    }
+}
+
+impl Drop for Cpuset {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_command_is_in_the_cpuset_that_the_agent_made_for_the_task_from_its_first_moment() {
+    let Some(mut place) = place("exec sleep 1000") else {
+        return;
+    };
+    let name = format!("milo-test-{}", place.task.id.key());
+    let Some(cpuset) = Cpuset::new(&name) else {
+        return;
+    };
+    place.task.cgroup.join = vec![cpuset.0.clone()];
+    place.run();
+    assert_eq!(cpuset.processes(), 1);
+    let asked = shell("grep cpuset: /proc/self/cgroup; grep memory: /proc/self/cgroup");
+    let output = exec::output(&place.dir(), asked, None, 4096).unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let (of_cpuset, of_memory) = said.split_once('\n').unwrap();
+    assert!(of_cpuset.ends_with(&format!(":/{name}")), "{said}");
+    let own = &place.task.cgroup.path;
+    assert!(of_memory.trim().ends_with(own.as_str()), "{said}");
+    place.dismiss();
+    assert_eq!(cpuset.processes(), 0);
 }
