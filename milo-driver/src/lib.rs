@@ -28,7 +28,7 @@
 //! |---|---|
 //! | the domain | [`task`], [`jar`], [`jre`], [`jvm`] (its command line), [`user`], [`signal`], [`resources`] |
 //! | what a container is made of | [`bundle`], [`host`] (facts about this machine), [`cgroup`], [`stats`] |
-//! | what runs | [`prepare`], [`runtime`] (the seam to crun), [`shim`], [`init`], [`state`] (its files), [`launch`], [`exec`] |
+//! | what runs | [`prepare`], [`beneath`] (files in others' folders), [`runtime`] (the seam to crun), [`shim`], [`init`], [`state`] (its files), [`launch`], [`exec`] |
 //! | the plugin | [`serve`], [`handshake`], [`proto`], [`api`], [`server`], [`registry`], [`engine`], [`fingerprint`], [`sweep`] |
 //! | the command line | `cli`, [`config`] (the operator's decisions), [`settings`] (where they come from), [`conformance`] |
 //!
@@ -38,9 +38,11 @@
 //! - No process started here inherits the plugin's stdout or stderr: an agent sees a dead plugin at once.
 //! - Nothing acts on a bare pid: always pid and start time, or a pidfd.
 //! - The launches in which an agent only looks at the plugin change nothing on the machine.
+//! - What lies in folders that tasks can write to is opened once, without following links, and used by its descriptor.
 //! - What may hold secrets (`task.json`, `config.json`, the environment) is readable by its owner only.
 
 pub mod api;
+pub mod beneath;
 pub mod bundle;
 pub mod cgroup;
 mod cli;

@@ -1,7 +1,11 @@
 //! What is to be run: a [`Task`], complete and checked, whoever asked for it. A Nomad job and a command line both end
 //! here; a bundle, a shim and a record on disk all start here. No protocol, no OCI and no I/O in this module.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -204,6 +208,19 @@ pub struct Dirs {
     pub local: Option<PathBuf>,
     /// Behind `/secrets`.
     pub secrets: Option<PathBuf>,
+}
+
+impl Dirs {
+    /// The folder that the agent has made around a path, and the rest of it: the allocation's, which holds the folders of all
+    /// its tasks, or one of this task's own. Only the agent can rename such a folder, but tasks can rename what is below.
+    pub fn around<'a>(&'a self, path: &'a Path) -> Option<(&'a Path, &'a Path)> {
+        let allocation = self.alloc.as_deref().and_then(Path::parent);
+        let own = [&self.alloc, &self.local, &self.secrets].map(Option::as_deref);
+        std::iter::once(allocation)
+            .chain(own)
+            .flatten()
+            .find_map(|folder| Some((folder, path.strip_prefix(folder).ok()?)))
+    }
 }
 
 /// What a task may use. `None` means no limit of that kind.
@@ -457,6 +474,25 @@ mod tests {
     #[test]
     fn different_ids_have_different_keys() {
         assert_ne!(TaskId("a/b".into()).key(), TaskId("a/c".into()).key());
+    }
+
+    #[test]
+    fn what_is_below_the_allocation_is_known_by_its_path() {
+        let dirs = Dirs {
+            alloc: Some("/a/alloc".into()),
+            local: Some("/a/web/local".into()),
+            secrets: None,
+        };
+        for (path, expected) in [
+            ("/a/alloc/logs/x", Some("alloc/logs/x")),
+            ("/a/other/local/x", Some("other/local/x")),
+            ("/ab/x", None),
+            ("/srv", None),
+        ] {
+            let rest = dirs.around(Path::new(path)).map(|(_, rest)| rest);
+            assert_eq!(rest, expected.map(Path::new), "{path}");
+        }
+        assert_eq!(Dirs::default().around(Path::new("/srv")), None);
     }
 
     #[test]
