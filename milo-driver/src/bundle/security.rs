@@ -127,6 +127,10 @@ pub(super) fn sysctl(task: &Task) -> Result<Option<HashMap<String, String>>, Bun
 
 fn foreign(name: &str, network: &Network) -> Option<&'static str> {
     let name = name.replace('/', ".");
+    // crun makes a path of it, and `..` would lead out of what the name begins with.
+    if name.split('.').any(str::is_empty) {
+        return Some("it is no name of a kernel parameter: one is like net.core.somaxconn");
+    }
     match name.as_str() {
         "kernel.msgmax"
         | "kernel.msgmnb"
@@ -214,6 +218,13 @@ mod tests {
         assert!(!foreign("net/core/somaxconn", Network::None));
         assert!(!foreign("kernel.shmmax", Network::Host));
         assert!(foreign("vm.max_map_count", Network::None));
+        for name in [
+            "net./../kernel/core_pattern",
+            "net/../kernel/panic",
+            "fs.mqueue.",
+        ] {
+            assert!(foreign(name, Network::None), "{name}");
+        }
         assert_eq!(sysctl(&task()).unwrap(), None);
     }
 }
