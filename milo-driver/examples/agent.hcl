@@ -37,6 +37,9 @@ plugin "milo-driver" {
 
     # What jobs may ask for.
     # allow_caps = ["audit_write", "kill", "net_bind_service"]
+    # allow_ulimits {                             # what `ulimit` may ask for above the agent's own limits
+    #   memlock = "unlimited"
+    # }
     # allow_host_mounts        = false            # folders of the host in `mount` and `volumes`
     # allow_privileged_user    = false            # user = "root"
     # allow_java_home          = false            # a java_home that is not one of java_homes

@@ -1,7 +1,7 @@
 //! What an operator decides: one [`Config`], the same for the plugin and for the command line, with its defaults. Where the
 //! values come from (the agent's `config {}` block, a file, the environment, flags) is somebody else's to know.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use crate::task::{OnFull, Seccomp};
 
@@ -68,6 +68,9 @@ impl Default for Config {
 pub struct Policy {
     /// `allow_caps`: capabilities that `cap_add` may name, in lower case without `cap_`; `all` is every one.
     pub allow_caps: Vec<String>,
+    /// `allow_ulimits`: the highest resource limits that `ulimit` may ask for, by their names, where they are above the
+    /// agent's own.
+    pub allow_ulimits: BTreeMap<String, u64>,
     /// `allow_host_mounts`: folders of the host in `mount {}` and `volumes`.
     pub allow_host_mounts: bool,
     /// `allow_privileged_user`: tasks that run as root.
@@ -87,6 +90,7 @@ impl Default for Policy {
         let caps = ["audit_write", "kill", "net_bind_service"];
         Self {
             allow_caps: caps.map(str::to_owned).to_vec(),
+            allow_ulimits: BTreeMap::new(),
             allow_host_mounts: false,
             allow_privileged_user: false,
             allow_java_home: false,

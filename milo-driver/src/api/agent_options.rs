@@ -1,12 +1,12 @@
 //! The agent's `plugin "milo-driver" { config { } }` block: what it may hold, and the [`Config`] that it stands for. What
 //! the options mean is told in [`crate::config`], and their defaults come from there.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use runyard_common::duration;
 
 use super::{
-    hclspec::{attr, attr_or, block, object, text, texts},
+    hclspec::{attr, attr_or, attrs, block, object, text, texts},
     msgpack::{Options, OptionsError},
     policy,
 };
@@ -64,6 +64,7 @@ pub fn schema() -> Spec {
         flag("host_tools", host_tools),
         word("default_seccomp", "default"),
         ("allow_caps", caps),
+        ("allow_ulimits", attrs("allow_ulimits", "string")),
         flag("allow_host_mounts", policy.allow_host_mounts),
         flag("allow_privileged_user", policy.allow_privileged_user),
         flag("allow_java_home", policy.allow_java_home),
@@ -123,6 +124,7 @@ fn read_policy(options: &Options, default: Policy) -> Result<Policy, AgentOption
         } else {
             default.allow_caps
         },
+        allow_ulimits: allow_ulimits(options)?,
         allow_host_mounts: flag("allow_host_mounts")?,
         allow_privileged_user: flag("allow_privileged_user")?,
         allow_java_home: flag("allow_java_home")?,
@@ -137,6 +139,24 @@ fn allowed(named: Vec<String>) -> Result<Vec<String>, AgentOptionsError> {
         None => Err(wrong("allow_caps", &name, "no such capability")),
     };
     named.into_iter().map(plain).collect()
+}
+
+fn allow_ulimits(options: &Options) -> Result<BTreeMap<String, u64>, AgentOptionsError> {
+    let one = |(name, value): (String, String)| {
+        let Some(plain) = policy::plain_ulimit(&name) else {
+            return Err(wrong("allow_ulimits", &name, &policy::ulimit_names()));
+        };
+        let Some(most) = policy::ulimit(&value) else {
+            let given = format!("{name} = {value}");
+            return Err(wrong(
+                "allow_ulimits",
+                &given,
+                "use a number or `unlimited`",
+            ));
+        };
+        Ok((plain.to_owned(), most))
+    };
+    options.map("allow_ulimits")?.into_iter().map(one).collect()
 }
 
 fn java_homes(options: &Options) -> Result<Vec<PathBuf>, AgentOptionsError> {
@@ -277,6 +297,13 @@ mod tests {
             ("host_tools", false.into()),
             ("default_seccomp", "unconfined".into()),
             ("allow_caps", Value::Array(vec!["CAP_NET_RAW".into()])),
+            (
+                "allow_ulimits",
+                Value::Map(vec![
+                    ("MEMLOCK".into(), "unlimited".into()),
+                    ("rtprio".into(), "5".into()),
+                ]),
+            ),
             ("allow_host_mounts", true.into()),
             ("allow_privileged_user", true.into()),
             ("allow_java_home", true.into()),
@@ -290,6 +317,8 @@ mod tests {
         assert_eq!(config.shell, Shell::Fish);
         assert_eq!(config.pids_limit, None);
         assert_eq!(config.policy.allow_caps, ["net_raw"]);
+        let ulimits = [("memlock".to_owned(), u64::MAX), ("rtprio".to_owned(), 5)];
+        assert_eq!(config.policy.allow_ulimits, ulimits.into());
         assert_eq!(config.fingerprint_period, Duration::from_secs(5));
         assert_eq!(config.default_seccomp, Seccomp::Unconfined);
         assert_eq!(
@@ -335,5 +364,11 @@ mod tests {
         );
         assert!(error("state_dir", "run".into()).contains("absolute"));
         assert!(error("allow_caps", Value::Array(vec!["fly".into()])).contains("`fly`"));
+        let ulimit = |name: &str, value: &str| {
+            let map = Value::Map(vec![(name.into(), value.into())]);
+            error("allow_ulimits", map)
+        };
+        assert!(ulimit("wings", "2").contains("nofile, nproc"));
+        assert!(ulimit("nofile", "1:2").contains("`nofile = 1:2`"));
     }
 }

@@ -6,6 +6,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::{
     config::Config,
     task::{OnFull, Seccomp},
@@ -60,23 +62,23 @@ const CAPABILITIES: [&str; 41] = [
 ];
 
 /// Resource limits, by their names without `RLIMIT_` (getrlimit(2)).
-const ULIMITS: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
+const ULIMITS: [(&str, Resource); 16] = [
+    ("as", Resource::As),
+    ("core", Resource::Core),
+    ("cpu", Resource::Cpu),
+    ("data", Resource::Data),
+    ("fsize", Resource::Fsize),
+    ("locks", Resource::Locks),
+    ("memlock", Resource::Memlock),
+    ("msgqueue", Resource::Msgqueue),
+    ("nice", Resource::Nice),
+    ("nofile", Resource::Nofile),
+    ("nproc", Resource::Nproc),
+    ("rss", Resource::Rss),
+    ("rtprio", Resource::Rtprio),
+    ("rttime", Resource::Rttime),
+    ("sigpending", Resource::Sigpending),
+    ("stack", Resource::Stack),
 ];
 
 /// Kernel parameters that belong to a namespace of the container (OCI runtime spec, `linux.sysctl`).
@@ -273,58 +275,105 @@ pub fn host_mount(source: &Path, config: &Config) -> Result<(), Refusal> {
     Err(not_allowed(what, "allow_host_mounts = true"))
 }
 
-/// The most processes and threads of a task.
+/// The most processes and threads of a task: as many as it asks for, but no more than the operator's.
 pub fn pids(limit: Option<i64>, config: &Config) -> Result<Option<i64>, Refusal> {
-    match limit {
-        None => Ok(config.pids_limit),
-        Some(limit) if limit > 0 => Ok(Some(limit)),
-        Some(_) if config.pids_limit.is_none() => Ok(None),
-        Some(limit) => Err(not_allowed(
-            format!("`pids_limit = {limit}` (no limit)"),
-            "pids_limit = 0",
-        )),
+    let Some(asked) = limit else {
+        return Ok(config.pids_limit);
+    };
+    let asked = Some(asked).filter(|asked| *asked > 0);
+    match (asked, config.pids_limit) {
+        (_, None) => Ok(asked),
+        (Some(asked), Some(most)) if asked <= most => Ok(Some(asked)),
+        (asked, Some(most)) => {
+            let asked = asked.unwrap_or(0);
+            let none = if asked == 0 { "no limit; " } else { "" };
+            Err(not_allowed(
+                format!("`pids_limit = {asked}` ({none}the most is {most})"),
+                format!("pids_limit = {asked}"),
+            ))
+        }
     }
 }
 
-/// Resource limits: soft and hard.
-pub fn ulimits(given: &BTreeMap<String, String>) -> Result<BTreeMap<String, (u64, u64)>, Refusal> {
+/// Resource limits: soft and hard. None is higher than the agent's `own`, which tasks have that ask for nothing, or what the
+/// operator allows beyond that. Root makes the container, for whom the kernel knows no such bound.
+pub fn ulimits(
+    given: &BTreeMap<String, String>,
+    config: &Config,
+    own: impl Fn(&str) -> u64,
+) -> Result<BTreeMap<String, (u64, u64)>, Refusal> {
     let one = |(name, value): (&String, &String)| {
-        let plain = name.to_ascii_lowercase();
-        if !ULIMITS.contains(&plain.as_str()) {
-            return Err(wrong(
-                "ulimit",
-                name,
-                format!("use one of {}", ULIMITS.join(", ")),
+        let (plain, limit) = read_ulimit(name, value)?;
+        let allowed = config.policy.allow_ulimits.get(plain).copied();
+        let most = own(plain).max(allowed.unwrap_or(0));
+        if limit.1 > most {
+            let wanted = ulimit_text(limit.1);
+            return Err(not_allowed(
+                format!(
+                    "`ulimit {{ {plain} = \"{value}\" }}` (the most is {})",
+                    ulimit_text(most)
+                ),
+                format!("allow_ulimits {{ {plain} = \"{wanted}\" }}"),
             ));
         }
-        let form = || {
-            wrong(
-                "ulimit",
-                format!("{name} = {value}"),
-                "use `soft` or `soft:hard`, each a number or `unlimited`",
-            )
-        };
-        let (soft, hard) = value.split_once(':').unwrap_or((value, value));
-        let limit = (
-            ulimit(soft).ok_or_else(form)?,
-            ulimit(hard).ok_or_else(form)?,
-        );
-        if limit.0 > limit.1 {
-            return Err(wrong(
-                "ulimit",
-                format!("{name} = {value}"),
-                "the soft limit is above the hard one",
-            ));
-        }
-        Ok((plain, limit))
+        Ok((plain.to_owned(), limit))
     };
     given.iter().map(one).collect()
 }
 
-fn ulimit(text: &str) -> Option<u64> {
+/// A resource limit's name, and its soft and hard value.
+fn read_ulimit(name: &str, value: &str) -> Result<(&'static str, (u64, u64)), Refusal> {
+    let Some(plain) = plain_ulimit(name) else {
+        return Err(wrong("ulimit", name, ulimit_names()));
+    };
+    let refused = |expected| wrong("ulimit", format!("{name} = {value}"), expected);
+    let form = "use `soft` or `soft:hard`, each a number or `unlimited`";
+    let (soft, hard) = value.split_once(':').unwrap_or((value, value));
+    let (Some(soft), Some(hard)) = (ulimit(soft), ulimit(hard)) else {
+        return Err(refused(form));
+    };
+    if soft > hard {
+        return Err(refused("the soft limit is above the hard one"));
+    }
+    Ok((plain, (soft, hard)))
+}
+
+/// A resource limit's name as it is meant, in any case; `None` if there is none of that name.
+pub fn plain_ulimit(name: &str) -> Option<&'static str> {
+    let mut known = ULIMITS.iter().map(|(known, _)| *known);
+    known.find(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// What a resource limit can be called.
+pub fn ulimit_names() -> String {
+    format!("use one of {}", ULIMITS.map(|(name, _)| name).join(", "))
+}
+
+/// This process' own hard limit: without another, tasks inherit it from the agent.
+pub fn own_ulimit(name: &str) -> u64 {
+    let known = ULIMITS.iter().find(|(known, _)| *known == name);
+    known.map_or(0, |(_, resource)| {
+        getrlimit(*resource).maximum.unwrap_or(u64::MAX)
+    })
+}
+
+/// Every resource limit without a bound.
+pub fn unlimited() -> BTreeMap<String, u64> {
+    ULIMITS.map(|(name, _)| (name.to_owned(), u64::MAX)).into()
+}
+
+/// A number, or `unlimited`.
+pub fn ulimit(text: &str) -> Option<u64> {
     match text.trim() {
         "unlimited" | "-1" => Some(u64::MAX),
         number => number.parse().ok(),
+    }
+}
+
+fn ulimit_text(limit: u64) -> String {
+    match limit {
+        u64::MAX => "unlimited".to_owned(),
+        limit => limit.to_string(),
     }
 }
 
@@ -492,14 +541,68 @@ mod tests {
         assert!(sysctls(&one("vm.swappiness"), true).is_err());
     }
 
+    fn one_ulimit(
+        name: &str,
+        value: &str,
+        config: &Config,
+    ) -> Result<BTreeMap<String, (u64, u64)>, Refusal> {
+        let given = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        ulimits(
+            &given,
+            config,
+            |name| if name == "nofile" { 4096 } else { 0 },
+        )
+    }
+
     #[test]
     fn limits_are_soft_and_hard() {
-        let given =
-            |value: &str| ulimits(&BTreeMap::from([("NOFILE".to_owned(), value.to_owned())]));
+        let given = |value: &str| one_ulimit("NOFILE", value, &Config::default());
         assert_eq!(given("1024").unwrap()["nofile"], (1024, 1024));
-        assert_eq!(given("1024:unlimited").unwrap()["nofile"], (1024, u64::MAX));
+        assert_eq!(given("1024:4096").unwrap()["nofile"], (1024, 4096));
         assert!(given("9:8").is_err() && given("many").is_err());
-        assert!(ulimits(&BTreeMap::from([("wings".to_owned(), "2".to_owned())])).is_err());
+        assert!(one_ulimit("wings", "2", &Config::default()).is_err());
+    }
+
+    #[test]
+    fn a_limit_above_the_agents_own_needs_the_operator() {
+        let mut config = Config::default();
+        for (name, value) in [
+            ("nofile", "1024:4097"),
+            ("nofile", "unlimited"),
+            ("rtprio", "1"),
+            ("memlock", "-1"),
+        ] {
+            let text = one_ulimit(name, value, &config).unwrap_err().to_string();
+            assert!(
+                text.contains(&format!("allow_ulimits {{ {name} = ")),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            one_ulimit("rtprio", "0", &config).unwrap()["rtprio"],
+            (0, 0)
+        );
+        config.policy.allow_ulimits =
+            [("rtprio".to_owned(), 5), ("nofile".to_owned(), 1024)].into();
+        assert_eq!(
+            one_ulimit("rtprio", "5", &config).unwrap()["rtprio"],
+            (5, 5)
+        );
+        // What a task has that asks for nothing, it may ask for.
+        assert!(one_ulimit("nofile", "4096", &config).is_ok());
+        let text = one_ulimit("rtprio", "6", &config).unwrap_err().to_string();
+        assert!(text.contains("the most is 5"), "{text}");
+        config.policy.allow_ulimits = unlimited();
+        for (name, _) in ULIMITS {
+            assert!(one_ulimit(name, "unlimited", &config).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_agents_own_limits_are_those_of_this_process() {
+        let files = getrlimit(Resource::Nofile).maximum;
+        assert_eq!(own_ulimit("nofile"), files.unwrap_or(u64::MAX));
+        assert_eq!(own_ulimit("wings"), 0);
     }
 
     #[test]
@@ -518,11 +621,15 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_of_processes_is_the_operators_choice() {
+    fn more_processes_than_the_agents_limit_are_the_operators_choice() {
         let mut config = Config::default();
         assert_eq!(pids(None, &config), Ok(Some(4096)));
         assert_eq!(pids(Some(7), &config), Ok(Some(7)));
-        assert!(pids(Some(-1), &config).is_err());
+        for refused in [-1, 0, 4097] {
+            let text = pids(Some(refused), &config).unwrap_err().to_string();
+            assert!(text.contains("the most is 4096"), "{text}");
+        }
+        assert_eq!(pids(Some(4096), &config), Ok(Some(4096)));
         config.pids_limit = None;
         assert_eq!(pids(Some(-1), &config), Ok(None));
     }

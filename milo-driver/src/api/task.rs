@@ -192,7 +192,7 @@ fn limits(
         cpu_quota: quota(linux, options, compute)?,
         cpuset: cpuset.filter(|cpus| !cpus.is_empty()),
         pids: policy::pids(options.pids_limit, config)?,
-        ulimits: policy::ulimits(&options.ulimit)?,
+        ulimits: policy::ulimits(&options.ulimit, config, policy::own_ulimit)?,
         shm_size: options
             .shm_size
             .as_deref()

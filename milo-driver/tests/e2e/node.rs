@@ -47,7 +47,8 @@ fn a_node_tells_what_its_driver_has_found() {
 #[test]
 fn without_its_java_the_driver_is_unhealthy_and_says_why() {
     let ask = Ask {
-        plugin: "    default_java = \"99\"",
+        // The block is one that the agent takes.
+        plugin: "    default_java = \"99\"\n    allow_ulimits {\n      memlock = \"unlimited\"\n    }",
         ..Ask::default()
     };
     let Some(agent) = Agent::start(&ask) else {
@@ -77,6 +78,7 @@ fn a_wrong_configuration_ends_the_agent_with_the_option_and_its_fault() {
         ("    heap_percent = 400", "heap_percent"),
         ("    java_home = \"/opt\"", "java_home"),
         ("    shell = \"zsh\"", "zsh"),
+        ("    allow_ulimits {\n      wings = \"2\"\n    }", "wings"),
     ] {
         let Some(agent) = Agent::configured(&Ask {
             plugin,

@@ -290,7 +290,8 @@ impl Args {
             pids: limits
                 .pids_limit
                 .map_or(config.pids_limit, |limit| (limit > 0).then_some(limit)),
-            ulimits: policy::ulimits(&ulimits).map_err(|refusal| refused(&refusal))?,
+            ulimits: policy::ulimits(&ulimits, config, policy::own_ulimit)
+                .map_err(|refusal| refused(&refusal))?,
             shm_size: bytes("--shm-size", &limits.shm_size)?,
             ..Limits::default()
         })
@@ -403,6 +404,7 @@ fn unused_name(jar: &Path, state: &StateRoot) -> String {
 fn all_allowed() -> Policy {
     Policy {
         allow_caps: vec!["all".to_owned()],
+        allow_ulimits: policy::unlimited(),
         allow_host_mounts: true,
         allow_privileged_user: true,
         allow_java_home: true,
