@@ -5,6 +5,7 @@
 //! <bundle>/
 //!   config.json     0600: it holds the environment
 //!   rootfs/         what the container's root is at first: folders to mount on, links, and an /etc of its own
+//!   sources/        where crun finds what others could swap; empty but in crun's own namespace
 //!   etc/            instead, with a root file system of the task's: the files that are mounted over its own
 //! ```
 //!
@@ -22,6 +23,7 @@ mod mounts;
 mod program;
 mod seccomp;
 mod security;
+pub mod sources;
 mod view;
 
 use std::{
@@ -195,12 +197,12 @@ pub fn plan(
         mounts::of_jre(&mut view, jre)?;
     }
     etc::write(&mut view, task, account, host);
-    mounts::of_task(&mut view, task)?;
+    mounts::of_task(&mut view, task, bundle)?;
     let process = program::process(&mut view, task, account, jre, host)?;
 
     let mut spec = Spec::default();
     spec.set_version(SPECIFICATION.to_owned());
-    spec.set_root(Some(root(task)));
+    spec.set_root(Some(root(task, bundle)));
     spec.set_hostname(Some(etc::hostname(task, host)));
     spec.set_process(Some(process));
     spec.set_linux(Some(linux(task, jre, host)?));
@@ -210,9 +212,9 @@ pub fn plan(
     Ok(Plan { spec, files })
 }
 
-fn root(task: &Task) -> Root {
+fn root(task: &Task, bundle: &Path) -> Root {
     let mut root = Root::default();
-    root.set_path(task.rootfs.clone().unwrap_or_else(|| "rootfs".into()));
+    root.set_path(sources::of_rootfs(task, bundle).unwrap_or_else(|| "rootfs".into()));
     root.set_readonly(Some(task.security.readonly_rootfs));
     root
 }

@@ -12,12 +12,14 @@ mod manifest;
 
 use std::{
     fs::File,
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
 pub use self::error::{JarError, Report};
 use self::{beneath::Folder, error::shown};
+use crate::beneath::reopen;
 
 /// What `java -jar` runs. Spring Boot's executable archives are `.war` files.
 const EXTENSIONS: [&str; 2] = ["jar", "war"];
@@ -85,6 +87,49 @@ pub fn inspect_file(path: &Path, need_main: bool) -> Result<Jar, JarError> {
     }
     let file = beneath::open_anywhere(path)?;
     look_into(file, path, path.to_owned(), path, need_main)
+}
+
+/// The same as [`inspect`], in a folder that was opened already: `root` only says where that was.
+pub fn inspect_held(
+    folder: io::Result<OwnedFd>,
+    root: &Path,
+    relative: &Path,
+    need_main: bool,
+) -> Result<Jar, JarError> {
+    if !has_extension(relative, &EXTENSIONS) {
+        return Err(JarError::WrongExtension {
+            got: shown(relative),
+        });
+    }
+    let folder = folder.map_err(|error| unopened(root, &error))?;
+    examine(&Folder::held(folder, root), relative, need_main)
+}
+
+/// The same as [`inspect_file`], of a file that was named already: `path` only says where that was.
+pub fn inspect_held_file(
+    named: io::Result<OwnedFd>,
+    path: &Path,
+    need_main: bool,
+) -> Result<Jar, JarError> {
+    if !has_extension(path, &EXTENSIONS) {
+        return Err(JarError::WrongExtension { got: shown(path) });
+    }
+    let named = named.map_err(|error| unopened(path, &error))?;
+    let named = beneath::regular(named, path)?;
+    let file = reopen(named, File::options().read(true));
+    let file = file.map_err(|error| unopened(path, &error))?;
+    look_into(file.into(), path, path.to_owned(), path, need_main)
+}
+
+fn unopened(path: &Path, error: &io::Error) -> JarError {
+    let name = shown(path);
+    if error.kind() == io::ErrorKind::NotFound {
+        return JarError::Missing { name };
+    }
+    JarError::Unreadable {
+        name,
+        reason: error.to_string(),
+    }
 }
 
 impl Jar {

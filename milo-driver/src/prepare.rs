@@ -3,10 +3,9 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
-
 use crate::{
-    bundle::{self, BundleError, Plan},
+    beneath,
+    bundle::{self, BundleError, Plan, sources},
     host::Host,
     jar::{self, Jar, JarError},
     jre::{Jre, JreError, Jres, Search},
@@ -62,7 +61,8 @@ pub enum PrepareError {
 
 /// Prepares a task whose bundle will be in the folder `bundle`.
 pub fn prepare(mut task: Task, means: Means<'_>, bundle: &Path) -> Result<Prepared, PrepareError> {
-    own_folders_lead_nowhere_else(&task)?;
+    // Again when they are mounted: until then anything may happen to them. Here it is said early, and nothing is left behind.
+    sources::check(&task)?;
     let account = user::resolve(&task.user, means.allow_privileged_user)?;
     let mut jre = None;
     if let Program::Java(java) = &task.program {
@@ -88,42 +88,6 @@ pub fn prepare(mut task: Task, means: Means<'_>, bundle: &Path) -> Result<Prepar
     })
 }
 
-/// Refuses a mount of something in the task's own folders that a symbolic link leads out of: whoever mounts it is root, and
-/// an earlier run of the task may have put the link there.
-fn own_folders_lead_nowhere_else(task: &Task) -> Result<(), BundleError> {
-    let dirs = [&task.dirs.alloc, &task.dirs.local, &task.dirs.secrets];
-    for dir in dirs.into_iter().flatten() {
-        for mount in &task.mounts {
-            let Ok(relative) = mount.source.strip_prefix(dir) else {
-                continue;
-            };
-            if let Err(error) = opened_beneath(dir, relative) {
-                return Err(BundleError::Mount {
-                    target: mount.target.clone(),
-                    reason: format!(
-                        "its source `{}` cannot be opened below the task's folder without following links: {error}",
-                        relative.display()
-                    ),
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-fn opened_beneath(dir: &Path, relative: &Path) -> std::io::Result<()> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(dir, flags | OFlags::DIRECTORY, Mode::empty())?;
-    let relative = if relative.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        relative
-    };
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    openat2(dir, relative, flags, Mode::empty(), resolve)?;
-    Ok(())
-}
-
 /// The JVM that the task runs on. A home that it may name need not be one that was looked at.
 fn find_jre(select: &JreSelect, means: Means<'_>) -> Result<Jre, JreError> {
     match (means.jres.select(select, means.default_java), &select.home) {
@@ -139,6 +103,9 @@ fn find_jre(select: &JreSelect, means: Means<'_>) -> Result<Jre, JreError> {
 }
 
 /// The JAR that the task runs: the named one, or the only one it was brought. None where a class is named instead.
+///
+/// What is found decides only what is said early. The JVM opens the JAR by itself, in the container and as the task's user:
+/// another file in its place by then is one that the task could have read and run anyway.
 fn find_jar(task: &Task, java: &Java) -> Result<Option<Jar>, JarError> {
     let Some(path) = &java.jar else {
         if java.class.is_some() {
@@ -153,10 +120,20 @@ fn find_jar(task: &Task, java: &Java) -> Result<Option<Jar>, JarError> {
     let need_main = java.class.is_none();
     let inside = absolute(path, task.work_dir.as_deref());
     match behind(task, &inside) {
-        Some(Behind::Folder { root, relative }) => {
-            jar::inspect(&root, &relative, need_main).map(Some)
-        }
-        Some(Behind::File(file)) => jar::inspect_file(&file, need_main).map(Some),
+        Some(Behind::Folder { root, relative }) => match task.dirs.around(&root) {
+            Some((top, below)) => {
+                let folder = beneath::named(top, below);
+                jar::inspect_held(folder, &root, &relative, need_main).map(Some)
+            }
+            None => jar::inspect(&root, &relative, need_main).map(Some),
+        },
+        Some(Behind::File(file)) => match task.dirs.around(&file) {
+            Some((top, below)) => {
+                let named = beneath::named(top, below);
+                jar::inspect_held_file(named, &file, need_main).map(Some)
+            }
+            None => jar::inspect_file(&file, need_main).map(Some),
+        },
         None => Err(JarError::Missing {
             name: path.display().to_string(),
         }),
@@ -287,12 +264,43 @@ mod tests {
             let source = local.join(source).display().to_string();
             let mut task = task(&[(source.as_str(), "/x")]);
             task.dirs.local = Some(local.clone());
-            own_folders_lead_nowhere_else(&task)
+            sources::check(&task)
         };
         mounting("data").unwrap();
         for source in ["out", "out/ssl", "none"] {
             let error = mounting(source).unwrap_err().to_string();
             assert!(error.contains(source), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_jar_is_looked_for_in_the_folder_that_is_mounted_and_not_behind_a_link_in_its_place() {
+        let dir = runyard_common::testing::tempdir();
+        let (data, host) = (dir.path().join("a/alloc/data"), dir.path().join("host"));
+        for folder in [&data, &host] {
+            std::fs::create_dir_all(folder).unwrap();
+            std::fs::write(folder.join("app.jar"), "").unwrap();
+        }
+        let found = |source: &Path, inside: &str| {
+            let source = source.display().to_string();
+            let mut task = task(&[(source.as_str(), "/data")]);
+            task.dirs.alloc = Some(dir.path().join("a/alloc"));
+            let java = Java {
+                jar: Some(inside.into()),
+                ..Java::default()
+            };
+            find_jar(&task, &java).unwrap_err()
+        };
+        let is_empty = |error: &JarError| matches!(error, JarError::Empty { .. });
+        assert!(is_empty(&found(&data, "/data/app.jar")));
+        std::fs::rename(&data, data.with_extension("away")).unwrap();
+        std::os::unix::fs::symlink(&host, &data).unwrap();
+        for (source, inside) in [
+            (data.clone(), "/data/app.jar"),
+            (data.join("app.jar"), "/data/app.jar"),
+        ] {
+            let error = found(&source, inside);
+            assert!(!is_empty(&error), "{error}");
         }
     }
 

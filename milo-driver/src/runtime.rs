@@ -30,6 +30,8 @@ use rustix::{
 pub use crun::Crun;
 pub use fake::Fake;
 
+use crate::bundle::sources::Held;
+
 /// What makes containers.
 pub trait Runtime {
     /// Makes a container and answers with the pid of its first process, as the caller sees it.
@@ -63,6 +65,8 @@ pub struct Create<'a> {
     pub pid_file: &'a Path,
     /// Where the runtime appends what it has to say, because the program's stderr is not its own.
     pub log: &'a Path,
+    /// What the bundle mounts of folders that others could swap meanwhile.
+    pub sources: Vec<Held>,
     /// The program's stdin, stdout and stderr.
     pub stdio: [OwnedFd; 3],
 }

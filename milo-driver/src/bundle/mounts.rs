@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    BundleError, elf,
+    BundleError, elf, sources,
     view::{self, View},
 };
 use crate::{
@@ -102,7 +102,7 @@ pub(super) fn of_jre(view: &mut View<'_>, jre: &Jre) -> Result<(), BundleError> 
 }
 
 /// The task's own folders, then its mounts and memory, the outer ones first.
-pub(super) fn of_task(view: &mut View<'_>, task: &Task) -> Result<(), BundleError> {
+pub(super) fn of_task(view: &mut View<'_>, task: &Task, bundle: &Path) -> Result<(), BundleError> {
     let folders = [
         (&task.dirs.alloc, "/alloc", false),
         (&task.dirs.local, "/local", false),
@@ -117,21 +117,25 @@ pub(super) fn of_task(view: &mut View<'_>, task: &Task) -> Result<(), BundleErro
             view.bind(source, Path::new(target), options);
         }
     }
-    let mut asked: Vec<_> = task.mounts.iter().map(Asked::Mount).collect();
+    let mounts = task.mounts.iter().enumerate();
+    let mut asked: Vec<_> = mounts
+        .map(|(number, mount)| Asked::Mount(mount, sources::of_mount(task, number, mount, bundle)))
+        .collect();
     asked.extend(task.tmpfs.iter().map(Asked::Tmpfs));
     asked.sort_by_key(|asked| asked.target().components().count());
     asked.iter().try_for_each(|asked| asked.mount(view))
 }
 
 enum Asked<'a> {
-    Mount(&'a Mount),
+    /// And where crun finds its source.
+    Mount(&'a Mount, PathBuf),
     Tmpfs(&'a Tmpfs),
 }
 
 impl Asked<'_> {
     fn target(&self) -> &Path {
         match self {
-            Self::Mount(mount) => &mount.target,
+            Self::Mount(mount, _) => &mount.target,
             Self::Tmpfs(tmpfs) => &tmpfs.target,
         }
     }
@@ -139,9 +143,9 @@ impl Asked<'_> {
     fn mount(&self, view: &mut View<'_>) -> Result<(), BundleError> {
         let target = allowed(view, self.target())?;
         match self {
-            Self::Mount(mount) => {
+            Self::Mount(mount, source) => {
                 exists(&mount.source, &mount.target)?;
-                view.bind(&mount.source, &target, bind_options(mount));
+                view.bind_as(&mount.source, source, &target, bind_options(mount));
             }
             Self::Tmpfs(tmpfs) => {
                 let mut options = vec!["nosuid".to_owned(), "nodev".to_owned()];

@@ -74,7 +74,18 @@ impl<'a> View<'a> {
 
     /// A bind mount of something that exists on the host.
     pub(super) fn bind(&mut self, source: &Path, target: &Path, options: Vec<String>) {
-        self.push("bind", source, target, options);
+        self.bind_as(source, source, target, options);
+    }
+
+    /// The same where crun finds it by another path.
+    pub(super) fn bind_as(
+        &mut self,
+        source: &Path,
+        found: &Path,
+        target: &Path,
+        options: Vec<String>,
+    ) {
+        self.push("bind", found, target, options);
         self.point(target, source.is_dir());
     }
 

@@ -40,6 +40,14 @@ impl Folder {
         }
     }
 
+    /// The folder that a descriptor stands for, which was at `path`.
+    pub(super) fn held(fd: OwnedFd, path: &Path) -> Self {
+        Self {
+            fd,
+            path: path.to_owned(),
+        }
+    }
+
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -162,7 +170,7 @@ fn quiet(flags: OFlags) -> OFlags {
     }
 }
 
-fn regular(fd: OwnedFd, called: &Path) -> Result<OwnedFd, JarError> {
+pub(super) fn regular(fd: OwnedFd, called: &Path) -> Result<OwnedFd, JarError> {
     let status = fstat(&fd).map_err(|error| refused(called, error))?;
     let kind = match FileType::from_raw_mode(status.st_mode) {
         FileType::RegularFile => return Ok(fd),

@@ -14,6 +14,7 @@ use std::{
 };
 
 use super::{Create, Exec, Runtime, RuntimeError, Status, alone, run, words};
+use crate::bundle::sources;
 
 /// How long one call may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -113,6 +114,8 @@ impl Runtime for Crun {
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::from(stdout))
             .stderr(Stdio::from(stderr));
+        sources::attach(&mut command, create.sources)
+            .map_err(|error| failed("create", format!("its mounts' sources: {error}")))?;
         let logged = fs::metadata(create.log).map_or(0, |file| file.len());
         self.call("create", &mut command)
             .map_err(|error| in_its_own_words(error, create.log, logged))?;

@@ -1,43 +1,52 @@
 //! What goes wrong before a task has a log of its own is put into its log all the same: an agent shows an error of a start
 //! among the events only, and users look at the log first.
 //!
-//! The FIFO is in a folder that the task itself may write to, so it is opened without following a link and used only if it
-//! is one; and it is never waited for.
+//! The FIFO is in a folder that tasks may write to, so it is found without following a link, and used only if it is one; and
+//! it is never waited for.
 
 use std::{
     fs::{File, OpenOptions},
-    io::Write,
+    io::{self, Write},
     os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::Path,
+};
+
+use crate::{
+    beneath::{self, reopen},
+    task::Dirs,
 };
 
 /// The most bytes that go into a FIFO at once, or not at all (pipe(7)).
 const AT_ONCE: usize = 4096;
 
-/// Writes a text to a task's log, if somebody reads it. Whether that worked makes no difference to anybody.
-pub fn tell(log: &str, text: &str) {
-    let Some(mut fifo) = open(log) else {
+/// Writes a text to the log of a task in the allocation's folder, if somebody reads it. Whether that worked makes no
+/// difference to anybody.
+pub fn tell(allocation: &str, log: &str, text: &str) {
+    if log.is_empty() || log == "/dev/null" {
         return;
-    };
+    }
     let mut line = text.trim_end().to_owned();
     line.truncate(line.floor_char_boundary(AT_ONCE - 1));
     line.push('\n');
-    if let Err(error) = fifo.write_all(line.as_bytes()) {
+    let told = open(Path::new(allocation), Path::new(log))
+        .and_then(|mut fifo| fifo.write_all(line.as_bytes()));
+    if let Err(error) = told {
         tracing::debug!(log, %error, "could not write to a task's log");
     }
 }
 
-fn open(log: &str) -> Option<File> {
-    if log.is_empty() || log == "/dev/null" {
-        return None;
+fn open(allocation: &Path, log: &Path) -> io::Result<File> {
+    let dirs = Dirs {
+        alloc: Some(allocation.join("alloc")).filter(|_| allocation.is_absolute()),
+        ..Dirs::default()
+    };
+    let named = beneath::of_task(&dirs, log)?;
+    if !named.metadata()?.file_type().is_fifo() {
+        return Err(io::Error::other("is no FIFO"));
     }
-    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    let file = OpenOptions::new()
-        .write(true)
-        .custom_flags(flags)
-        .open(Path::new(log))
-        .ok()?;
-    file.metadata().ok()?.file_type().is_fifo().then_some(file)
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NONBLOCK);
+    reopen(named, &options)
 }
 
 #[cfg(test)]
@@ -67,7 +76,7 @@ mod tests {
         let path = dir.path().join("stderr.fifo");
         fifo(&path);
         let mut reader = reader(&path);
-        tell(path.to_str().unwrap(), "Error: no\nGot: nothing\n");
+        tell("", path.to_str().unwrap(), "Error: no\nGot: nothing\n");
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "Error: no\nGot: nothing\n");
@@ -78,9 +87,9 @@ mod tests {
         let dir = tempdir();
         let path = dir.path().join("stderr.fifo");
         fifo(&path);
-        tell(path.to_str().unwrap(), "Error: no");
-        tell("/dev/null", "Error: no");
-        tell("", "Error: no");
+        tell("", path.to_str().unwrap(), "Error: no");
+        tell("", "/dev/null", "Error: no");
+        tell("", "", "Error: no");
     }
 
     #[test]
@@ -89,9 +98,40 @@ mod tests {
         let (victim, link) = (dir.path().join("victim"), dir.path().join("link"));
         std::fs::write(&victim, "precious").unwrap();
         symlink(&victim, &link).unwrap();
-        tell(link.to_str().unwrap(), "Error: no");
-        tell(victim.to_str().unwrap(), "Error: no");
+        tell("", link.to_str().unwrap(), "Error: no");
+        tell("", victim.to_str().unwrap(), "Error: no");
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_folder_of_logs_is_not_followed() {
+        let dir = tempdir();
+        let [allocation, host] = ["allocation", "host"].map(|name| dir.path().join(name));
+        let logs = allocation.join("alloc/logs");
+        std::fs::create_dir_all(&logs).unwrap();
+        std::fs::create_dir(&host).unwrap();
+        for folder in [&logs, &host] {
+            fifo(&folder.join("stderr.fifo"));
+        }
+        let mut readers = [&logs, &host].map(|folder| reader(&folder.join("stderr.fifo")));
+        let log = logs.join("stderr.fifo");
+        let tell = || {
+            tell(
+                allocation.to_str().unwrap(),
+                log.to_str().unwrap(),
+                "Error: no",
+            );
+        };
+        tell();
+        std::fs::rename(&logs, allocation.join("alloc/away")).unwrap();
+        symlink(&host, &logs).unwrap();
+        tell();
+        let said = readers.each_mut().map(|reader| {
+            let mut text = String::new();
+            let _ = reader.read_to_string(&mut text);
+            text
+        });
+        assert_eq!(said, ["Error: no\n", ""]);
     }
 
     #[test]
@@ -100,7 +140,7 @@ mod tests {
         let path = dir.path().join("stderr.fifo");
         fifo(&path);
         let mut reader = reader(&path);
-        tell(path.to_str().unwrap(), &"ä".repeat(AT_ONCE));
+        tell("", path.to_str().unwrap(), &"ä".repeat(AT_ONCE));
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text.len(), AT_ONCE - 1);

@@ -74,7 +74,7 @@ impl<E: Engine> Driver for Plugin<E> {
         };
         let begun = started.map_err(|error| {
             tracing::warn!(task = config.id, %error, "task did not start");
-            complaint::tell(&config.stderr_path, &error.text);
+            complaint::tell(&config.alloc_dir, &config.stderr_path, &error.text);
             error::start(&error)
         })?;
         Ok(Response::new(StartTaskResponse {

@@ -31,6 +31,7 @@ use super::{
     stdio::Plumbing,
 };
 use crate::{
+    bundle::sources,
     runtime::{Create, Runtime, Status},
     state::{Intent, Started, TaskDir},
     task::Exit,
@@ -177,8 +178,10 @@ impl Life {
     // === Creation ===
 
     fn create(&mut self, given: Option<[OwnedFd; 3]>) -> Result<Container, String> {
-        let (plumbing, stdio) = Plumbing::open(&self.dir, &self.intent.task.stdio, given)
+        let task = &self.intent.task;
+        let (plumbing, stdio) = Plumbing::open(&self.dir, &task.stdio, &task.dirs, given)
             .map_err(|error| error.to_string())?;
+        let sources = sources::hold(task, &self.dir.bundle()).map_err(|error| error.to_string())?;
         let pid = self
             .runtime
             .create(Create {
@@ -186,6 +189,7 @@ impl Life {
                 bundle: &self.dir.bundle(),
                 pid_file: &self.dir.path().join("pid"),
                 log: &self.dir.log(),
+                sources,
                 stdio,
             })
             .map_err(|error| error.to_string())?;
@@ -242,7 +246,8 @@ impl Life {
         };
         self.log
             .say(format_args!("adopted process {}", started.pid));
-        match Plumbing::open(&self.dir, &self.intent.task.stdio, None) {
+        let task = &self.intent.task;
+        match Plumbing::open(&self.dir, &task.stdio, &task.dirs, None) {
             Ok((plumbing, _)) => self.plumbing = plumbing,
             Err(error) => self.log.say(format_args!("{error}")),
         }
@@ -1106,12 +1111,14 @@ mod tests {
 
     /// What a shim leaves that was killed after the creation: records and a container of which nobody knows the parent.
     fn orphan(place: &Place) -> Init {
-        let (_, stdio) = Plumbing::open(&place.dir, &place.intent.task.stdio, None).unwrap();
+        let task = &place.intent.task;
+        let (_, stdio) = Plumbing::open(&place.dir, &task.stdio, &task.dirs, None).unwrap();
         let create = Create {
             id: &place.intent.task.id.container(),
             bundle: &place.dir.bundle(),
             pid_file: &place.dir.path().join("pid"),
             log: &place.dir.log(),
+            sources: Vec::new(),
             stdio,
         };
         let init = Init::of(place.fake.create(create).unwrap()).unwrap();

@@ -12,6 +12,9 @@
 //! back is met by neither an end of file nor a broken pipe, and neither a dead reader nor a dead shim breaks the program.
 //! The shim's own pipes have names, so that the next shim finds them.
 //!
+//! An agent's FIFO is in a folder that tasks can write to: below the folder of the allocation no link is followed, and what
+//! was found is opened by its descriptor, once it is known to be a FIFO.
+//!
 //! At the exit everything is closed and a reader sees the end. Only where nobody reads at that moment and something is
 //! left to read, it is kept until somebody has, or until the task is dismissed.
 
@@ -19,7 +22,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
@@ -34,9 +37,10 @@ use rustix::{
 
 use super::log::Log;
 use crate::{
+    beneath::{self, reopen},
     runtime::wait,
     state::TaskDir,
-    task::{OnFull, Stdio, Stream},
+    task::{Dirs, OnFull, Stdio, Stream},
 };
 
 /// How much is copied at once, and how often before others have their turn.
@@ -74,22 +78,26 @@ enum Kept {
 
 impl Plumbing {
     /// Opens the streams: what to keep, and the container's stdin, stdout and stderr. Without the descriptors that were
-    /// `given`, as in a later shim, an inherited stream is `/dev/null`.
+    /// `given`, as in a later shim, an inherited stream is `/dev/null`. Below the task's folders, `dirs`, no FIFO is found
+    /// through a link.
     pub fn open(
         dir: &TaskDir,
         wanted: &Stdio,
+        dirs: &Dirs,
         given: Option<[OwnedFd; 3]>,
     ) -> Result<(Self, [OwnedFd; 3]), StdioError> {
         let [stdin, stdout, stderr] = given.map_or([None, None, None], |given| given.map(Some));
         let mut plumbing = Self::default();
-        let input = plumbing.keep(read_end(&wanted.stdin, stdin)?);
+        let input = plumbing.keep(read_end(&wanted.stdin, dirs, stdin)?);
         let out = Output {
             dir,
+            dirs,
             name: "stdout",
         };
         let output = plumbing.keep(out.open(&wanted.stdout, wanted.on_full, stdout)?);
         let err = Output {
             dir,
+            dirs,
             name: "stderr",
         };
         let is_one_file =
@@ -165,7 +173,7 @@ fn null() -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-fn read_end(wanted: &Stream, given: Option<OwnedFd>) -> Result<End, StdioError> {
+fn read_end(wanted: &Stream, dirs: &Dirs, given: Option<OwnedFd>) -> Result<End, StdioError> {
     let broken = |error: io::Error| broken("stdin", wanted, &error);
     let nothing = |container| End {
         container,
@@ -174,7 +182,7 @@ fn read_end(wanted: &Stream, given: Option<OwnedFd>) -> Result<End, StdioError> 
     match (wanted, given) {
         (Stream::Inherited, Some(given)) => Ok(nothing(given)),
         (Stream::Null | Stream::Inherited, _) => null().map(nothing).map_err(broken),
-        (Stream::Fifo(path), _) => direct(path).map_err(broken),
+        (Stream::Fifo(path), _) => direct(path, dirs).map_err(broken),
         (Stream::File { path, .. }, _) => {
             let file = OpenOptions::new().read(true).open(path).map_err(broken)?;
             Ok(nothing(file.into()))
@@ -185,6 +193,7 @@ fn read_end(wanted: &Stream, given: Option<OwnedFd>) -> Result<End, StdioError> 
 /// One of the two outputs.
 struct Output<'a> {
     dir: &'a TaskDir,
+    dirs: &'a Dirs,
     name: &'static str,
 }
 
@@ -204,10 +213,10 @@ impl Output<'_> {
                 container,
                 kept: Kept::Nothing,
             }),
-            (Stream::Fifo(path), _) if full == OnFull::Block => direct(path),
-            (Stream::Fifo(path), _) => {
-                open_fifo(path, libc::O_NONBLOCK).and_then(|fifo| self.pump(Sink::Fifo(fifo)))
-            }
+            (Stream::Fifo(path), _) if full == OnFull::Block => direct(path, self.dirs),
+            (Stream::Fifo(path), _) => fifo(path, self.dirs)
+                .and_then(|fifo| both_ways(&fifo, libc::O_NONBLOCK))
+                .and_then(|fifo| self.pump(Sink::Fifo(fifo))),
             (Stream::File { path, max_bytes }, _) => {
                 Rotated::open(path, *max_bytes).and_then(|file| self.pump(Sink::File(file)))
             }
@@ -221,11 +230,12 @@ impl Output<'_> {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
+        let pipe = fifo(&pipe, &Dirs::default())?;
         Ok(End {
-            container: open_fifo(&pipe, 0)?.into(),
+            container: both_ways(&pipe, 0)?.into(),
             kept: Kept::Pump(Pump {
                 name: self.name,
-                source: open_fifo(&pipe, libc::O_NONBLOCK)?,
+                source: both_ways(&pipe, libc::O_NONBLOCK)?,
                 sink,
                 dropped: 0,
                 buffer: vec![0; CHUNK],
@@ -247,40 +257,34 @@ fn broken(stream: &'static str, wanted: &Stream, error: &io::Error) -> StdioErro
 }
 
 /// A FIFO that the container uses itself.
-fn direct(path: &Path) -> io::Result<End> {
-    let container = open_fifo(path, 0)?.into();
+fn direct(path: &Path, dirs: &Dirs) -> io::Result<End> {
+    let fifo = fifo(path, dirs)?;
+    let container = both_ways(&fifo, 0)?.into();
     // One of our own: flags like O_NONBLOCK, which a program may set on its end, are not shared.
-    let kept = open_fifo(path, libc::O_NONBLOCK)?;
+    let kept = both_ways(&fifo, libc::O_NONBLOCK)?;
     Ok(End {
         container,
         kept: Kept::Fifo(kept),
     })
 }
 
-/// Opens a FIFO or `/dev/null` for reading and writing, and nothing else: its folder may belong to a task, which could
-/// have put a link to a file of the host there.
-fn open_fifo(path: &Path, flags: i32) -> io::Result<File> {
-    let named = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
-        .open(path)?;
+/// Names a FIFO or `/dev/null`, and nothing else: its folder may belong to tasks, which could have put a link to a file of
+/// the host there, or in the place of the folder.
+fn fifo(path: &Path, dirs: &Dirs) -> io::Result<File> {
+    let named = beneath::of_task(dirs, path)?;
     let what = named.metadata()?;
     let is_null = what.file_type().is_char_device() && what.rdev() == libc::makedev(1, 3);
     if !what.file_type().is_fifo() && !is_null {
         return Err(io::Error::other("is neither a FIFO nor /dev/null"));
     }
-    reopen(
-        &named,
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(flags),
-    )
+    Ok(named)
 }
 
-/// Opens again what a descriptor already names, whatever its path means by now.
-fn reopen(file: &File, options: &OpenOptions) -> io::Result<File> {
-    options.open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+/// Opens a FIFO that is named for reading and writing.
+fn both_ways(fifo: &File, flags: i32) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(flags);
+    reopen(fifo, &options)
 }
 
 /// A FIFO after the exit: what to keep of it, if nobody reads it and there is something to be read. Our own reading end
@@ -434,7 +438,8 @@ mod tests {
                 on_full,
                 ..Stdio::default()
             };
-            let (plumbing, [_, out, _]) = Plumbing::open(&self.dir, &wanted, None).unwrap();
+            let (plumbing, [_, out, _]) =
+                Plumbing::open(&self.dir, &wanted, &Dirs::default(), None).unwrap();
             (plumbing, out.into())
         }
     }
@@ -551,7 +556,8 @@ mod tests {
             stderr: stream,
             ..Stdio::default()
         };
-        let (mut plumbing, [_, out, err]) = Plumbing::open(&place.dir, &wanted, None).unwrap();
+        let (mut plumbing, [_, out, err]) =
+            Plumbing::open(&place.dir, &wanted, &Dirs::default(), None).unwrap();
         let (mut out, mut err) = (File::from(out), File::from(err));
         out.write_all(b"1").unwrap();
         err.write_all(b"2").unwrap();
@@ -572,13 +578,49 @@ mod tests {
                 stderr: Stream::Fifo(path.clone()),
                 ..Stdio::default()
             };
-            let error = Plumbing::open(&place.dir, &wanted, None).unwrap_err();
+            let error = Plumbing::open(&place.dir, &wanted, &Dirs::default(), None).unwrap_err();
             let words = format!(
                 "stderr `{}`: is neither a FIFO nor /dev/null",
                 path.display()
             );
             assert_eq!(error.to_string(), words);
         }
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_folder_of_logs_leads_nowhere() {
+        let place = Place::new();
+        let (alloc, host) = (
+            place.dir.path().join("alloc"),
+            place.dir.path().join("host"),
+        );
+        fs::create_dir_all(alloc.join("logs")).unwrap();
+        fs::create_dir(&host).unwrap();
+        let [task, victim] = ["alloc/logs/out", "host/out"].map(|name| place.fifo(name));
+        let dirs = Dirs {
+            alloc: Some(alloc.clone()),
+            ..Dirs::default()
+        };
+        let open = |on_full| {
+            let wanted = Stdio {
+                stdout: Stream::Fifo(task.clone()),
+                on_full,
+                ..Stdio::default()
+            };
+            Plumbing::open(&place.dir, &wanted, &dirs, None).map(|(_, stdio)| stdio)
+        };
+        let [_, out, _] = open(OnFull::Block).unwrap();
+        // What was found once is used, whatever is there afterwards.
+        let found = reader(&task);
+        fs::rename(alloc.join("logs"), alloc.join("away")).unwrap();
+        std::os::unix::fs::symlink(&host, alloc.join("logs")).unwrap();
+        File::from(out).write_all(b"one").unwrap();
+        assert_eq!(read(&found), b"one");
+        for on_full in [OnFull::Block, OnFull::Drop] {
+            let error = open(on_full).unwrap_err().to_string();
+            assert!(error.contains("symbolic links"), "{error}");
+        }
+        assert!(read(&reader(&victim)).is_empty());
     }
 
     #[test]

@@ -179,7 +179,8 @@ impl Stage {
             env: [("GREETING".to_owned(), "a=b".to_owned())].into(),
             user: String::new(),
             dirs: Dirs {
-                alloc: Some(self.folder("alloc", 0o777)),
+                // What is beside it is the allocation's, too, and mounted by a shim only.
+                alloc: Some(self.folder("allocation/alloc", 0o777)),
                 local: Some(self.folder("local", 0o777)),
                 secrets: Some(self.folder("secrets", 0o700)),
             },

@@ -10,4 +10,5 @@ mod bundle;
 mod plugin;
 mod run;
 mod shim;
+mod sources;
 mod support;

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 const KIT: &str = include_str!("java/Kit.java");
 
 /// Where crun is.
-const CRUN: &str = "/usr/bin/crun";
+pub(crate) const CRUN: &str = "/usr/bin/crun";
 
 /// The JAR, which is built once; nothing where containers or JARs cannot be made, which is said.
 pub(crate) fn kit() -> Option<&'static Path> {
