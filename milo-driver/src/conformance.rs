@@ -10,17 +10,23 @@
 //! The same agent can [`measure`](measure::measure) a plugin instead of judging it.
 
 mod agent;
+mod ends;
 mod fill;
 mod job;
 mod launched;
 pub mod measure;
+mod scope;
+mod visit;
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use self::{agent::Agent, job::Job, launched::Launched};
-use crate::proto::drivers::TaskHandle;
+use crate::{
+    cgroup::{self, ROOT},
+    proto::drivers::TaskHandle,
+};
 
 /// What to do besides looking.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +35,8 @@ pub struct Wish {
     pub args: Vec<String>,
     /// The agent's `config {}` block.
     pub config: serde_json::Map<String, serde_json::Value>,
-    /// A job's `config {}` block of a task that runs until it is stopped; without one no task is run.
+    /// A job's `config {}` block of a task that runs until it is stopped; without one no task is run. If the driver can
+    /// run commands in it, it needs a `/bin/sh`.
     pub task: Option<serde_json::Map<String, serde_json::Value>>,
     /// Where the task's folders may be; a temporary one otherwise.
     pub dir: Option<PathBuf>,
@@ -214,14 +221,18 @@ async fn with_task(
     report: &mut Report,
 ) {
     let schema = agent.task_schema().await;
-    let job = Job::new(wish.dir.as_deref(), &fill::block(schema.as_ref(), task));
-    let Some(job) = report.take("folders", "nothing can be run", job) else {
+    let block = fill::block(schema.as_ref(), task);
+    let Some(mut job) = folders(wish, &block, report) else {
         return;
     };
+    let root = Path::new(ROOT);
+    // Where none can be made, because this is no root or there are none, the rule is not looked at.
+    job.enter_scope(root, &cgroup::detect(root));
     let Some(handle) = job.start(&mut agent, report).await else {
         return end(&mut third, &agent, report, "end with open streams").await;
     };
     job.look(&mut agent, report).await;
+    job.changes_its_reader(&mut agent, report).await;
     drop(agent);
     let reattached = Agent::connect(third.socket()).await;
     if let Some(mut next) = report.take(
@@ -243,7 +254,38 @@ async fn with_task(
         "a child that holds stdout or stderr makes a dead plugin look alive for ever",
         seen,
     );
-    after_death(plugin, wish, &job, &handle, report).await;
+    let Some((mut fourth, mut agent)) =
+        Box::pin(after_death(plugin, wish, &job, &handle, report)).await
+    else {
+        return;
+    };
+    other_ends(wish, &block, &mut agent, report).await;
+    end(&mut fourth, &agent, report, "end with open streams").await;
+}
+
+fn folders(wish: &Wish, block: &[u8], report: &mut Report) -> Option<Job> {
+    let job = Job::new(wish.dir.as_deref(), block);
+    report.take("folders", "nothing can be run", job)
+}
+
+/// Tasks that end in ways of their own.
+async fn other_ends(wish: &Wish, block: &[u8], agent: &mut Agent, report: &mut Report) {
+    let mut jobs = Vec::new();
+    for _ in 0..3 {
+        let Some(job) = folders(wish, block, report) else {
+            return;
+        };
+        if job.start(agent, report).await.is_none() {
+            return;
+        }
+        jobs.push(job);
+    }
+    let [killed, stopped, deaf] = jobs.as_slice() else {
+        return;
+    };
+    killed.is_killed(agent, report).await;
+    stopped.is_stopped_at_once(agent, report).await;
+    deaf.is_deaf(agent, report).await;
 }
 
 async fn after_death(
@@ -252,12 +294,8 @@ async fn after_death(
     job: &Job,
     handle: &TaskHandle,
     report: &mut Report,
-) {
-    let Some((mut fourth, mut agent)) =
-        launch(plugin, wish, report, "handshake after a death").await
-    else {
-        return;
-    };
+) -> Option<(Launched, Agent)> {
+    let (fourth, mut agent) = launch(plugin, wish, report, "handshake after a death").await?;
     agent.begin_to_use(wish, report).await;
     job.recover(
         &mut agent,
@@ -268,7 +306,7 @@ async fn after_death(
     .await;
     job.stop(&mut agent, report).await;
     job.destroy(&mut agent, report).await;
-    end(&mut fourth, &agent, report, "end with open streams").await;
+    Some((fourth, agent))
 }
 
 #[cfg(test)]

@@ -19,9 +19,11 @@ use crate::proto::{
         SetConfigRequest, base_plugin_client::BasePluginClient,
     },
     drivers::{
-        CapabilitiesRequest, DriverTaskEvent, FingerprintRequest, FingerprintResponse, InitRequest,
-        SignalTaskRequest, TaskConfigSchemaRequest, TaskEventsRequest, WaitTaskRequest,
-        driver_client::DriverClient, fingerprint_response::HealthState,
+        CapabilitiesRequest, DriverCapabilities, DriverTaskEvent, FingerprintRequest,
+        FingerprintResponse, InitRequest, InspectTaskRequest, RecoverTaskRequest,
+        SignalTaskRequest, TaskConfig, TaskConfigSchemaRequest, TaskEventsRequest, TaskHandle,
+        TaskStatsRequest, WaitTaskRequest, driver_client::DriverClient,
+        fingerprint_response::HealthState,
     },
     hclspec::Spec,
     plugin::{Empty, grpc_controller_client::GrpcControllerClient},
@@ -31,7 +33,7 @@ use crate::proto::{
 const API_VERSION: &str = "v0.1.0";
 
 /// How long a quick answer may take.
-const QUICK: Duration = Duration::from_secs(5);
+pub(super) const QUICK: Duration = Duration::from_secs(5);
 
 /// How long a stream is watched for an end that must not come.
 const WATCHED: Duration = Duration::from_millis(300);
@@ -43,6 +45,7 @@ pub(super) struct Agent {
     channel: Channel,
     fingerprints: Option<Streaming<FingerprintResponse>>,
     events: Option<Streaming<DriverTaskEvent>>,
+    capabilities: DriverCapabilities,
 }
 
 /// Waits for a quick answer.
@@ -91,7 +94,27 @@ impl Agent {
             channel,
             fingerprints: None,
             events: None,
+            capabilities: DriverCapabilities::default(),
         })
+    }
+
+    /// What the driver says that it can; nothing before it was asked.
+    pub(super) fn capabilities(&self) -> &DriverCapabilities {
+        &self.capabilities
+    }
+
+    /// What has been told of a task by now.
+    pub(super) async fn events_of(&mut self, task_id: &str) -> Vec<DriverTaskEvent> {
+        let mut told = Vec::new();
+        let Some(events) = &mut self.events else {
+            return told;
+        };
+        while let Ok(Ok(Some(event))) = time::timeout(WATCHED, events.message()).await {
+            if event.task_id == task_id {
+                told.push(event);
+            }
+        }
+        told
     }
 
     /// The first launch: who is it?
@@ -239,7 +262,7 @@ impl Agent {
             waited,
         );
         let signal = SignalTaskRequest {
-            task_id,
+            task_id: task_id.clone(),
             signal: "SIGHUP".to_owned(),
         };
         let sent = refused(self.driver.signal_task(signal)).await;
@@ -248,11 +271,69 @@ impl Agent {
             "the user is told that it was sent",
             sent,
         );
+        let inspect = InspectTaskRequest {
+            task_id: task_id.clone(),
+        };
+        let inspected = refused(self.driver.inspect_task(inspect)).await;
+        report.note(
+            "inspection of an unknown task",
+            "what is missing in it crashes the agent's decoder",
+            inspected,
+        );
+        report.note(
+            "stats of an unknown task",
+            "what is missing in them crashes the agent",
+            self.no_stats(task_id).await,
+        );
+        report.note(
+            "recovery of what is no task",
+            "the agent waits for a task that is not there",
+            Box::pin(self.no_recovery()).await,
+        );
     }
 
-    async fn can(&mut self) -> Result<(), String> {
+    /// An error or an end at once, but no numbers and no silence.
+    async fn no_stats(&mut self, task_id: String) -> Result<(), String> {
+        let request = TaskStatsRequest {
+            task_id,
+            collection_interval: None,
+        };
+        let stream = match time::timeout(QUICK, self.driver.task_stats(request)).await {
+            Err(_) => return Err(format!("no answer within {QUICK:?}")),
+            Ok(Err(_)) => return Ok(()),
+            Ok(Ok(stream)) => stream,
+        };
+        match time::timeout(QUICK, stream.into_inner().message()).await {
+            Err(_) => Err(format!("neither an end nor an error within {QUICK:?}")),
+            Ok(Ok(Some(_))) => Err("there are some".to_owned()),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn no_recovery(&mut self) -> Result<(), String> {
+        let nobody = TaskHandle {
+            version: 1,
+            config: Some(TaskConfig {
+                id: "nobody/nothing/0a1b2c3d".to_owned(),
+                ..TaskConfig::default()
+            }),
+            driver_state: b"\xc1nonsense".to_vec(),
+            ..TaskHandle::default()
+        };
+        for handle in [None, Some(nobody)] {
+            let request = RecoverTaskRequest {
+                task_id: String::new(),
+                handle,
+            };
+            refused(self.driver.recover_task(request)).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks what the driver can.
+    pub(super) async fn can(&mut self) -> Result<(), String> {
         let answer = quickly(self.driver.capabilities(CapabilitiesRequest {})).await?;
-        answer.into_inner().capabilities.ok_or("there are none")?;
+        self.capabilities = answer.into_inner().capabilities.ok_or("there are none")?;
         Ok(())
     }
 

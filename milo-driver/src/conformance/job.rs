@@ -8,19 +8,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::fs::{CWD, FileType, mknodat};
 use tempfile::TempDir;
 use tokio::{net::unix::pipe, time};
 
 use super::{
     Report,
     agent::{Agent, quickly, refused},
+    scope::Scope,
+    visit::Visit,
 };
-use crate::proto::drivers::{
-    AllocatedCpuResources, AllocatedMemoryResources, AllocatedTaskResources, DestroyTaskRequest,
-    ExitResult, InspectTaskRequest, LinuxResources, RecoverTaskRequest, Resources,
-    SignalTaskRequest, StartTaskRequest, StopTaskRequest, TaskConfig, TaskHandle,
-    TaskResourceUsage, TaskStatsRequest, WaitTaskRequest,
+use crate::{
+    cgroup::Mode,
+    proto::drivers::{
+        AllocatedCpuResources, AllocatedMemoryResources, AllocatedTaskResources,
+        DestroyTaskRequest, ExitResult, InspectTaskRequest, LinuxResources, RecoverTaskRequest,
+        Resources, SignalTaskRequest, StartTaskRequest, StopTaskRequest, TaskConfig, TaskHandle,
+        TaskResourceUsage, TaskStats, TaskStatsRequest, TaskStatsResponse, WaitTaskRequest,
+    },
 };
 
 const NAME: &str = "conformance";
@@ -34,10 +39,14 @@ const SLOW: Duration = Duration::from_mins(1);
 /// How long a program may take until it prints something.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
 
+/// How often a task's use is asked for.
+const INTERVAL: i64 = 1;
+
 /// The task and its folders, which go with it.
 pub(super) struct Job {
     config: TaskConfig,
     logs: [File; 2],
+    scope: Option<Scope>,
     _dir: TempDir,
 }
 
@@ -81,8 +90,20 @@ impl Job {
         Ok(Self {
             config,
             logs,
+            scope: None,
             _dir: dir,
         })
+    }
+
+    /// Makes a control group for it, in which it is to start.
+    pub(super) fn enter_scope(&mut self, root: &Path, mode: &Mode) {
+        let name = format!("{}.{NAME}", self.config.alloc_id);
+        self.scope = Scope::make(root, mode, &name).ok().flatten();
+        let resources = self.config.resources.as_mut();
+        let linux = resources.and_then(|resources| resources.linux_resources.as_mut());
+        if let (Some(linux), Some(scope)) = (linux, &self.scope) {
+            linux.cpuset_cgroup = text(scope.path());
+        }
     }
 
     /// What the agent calls it.
@@ -147,12 +168,9 @@ impl Job {
             "what is missing in it crashes the agent's decoder",
             inspected,
         );
-        let stats = self.stats(agent).await;
-        report.note(
-            "first stats",
-            "what is missing in them crashes the agent",
-            stats,
-        );
+        self.look_at_stats(agent, report).await;
+        let told = self.events(agent).await;
+        report.note("events", "the agent finds no task for them", told);
         let odd = SignalTaskRequest {
             task_id: self.config.id.clone(),
             signal: "SIGNONSENSE".to_owned(),
@@ -175,6 +193,104 @@ impl Job {
         };
         let kept = refused(agent.driver.destroy_task(early)).await;
         report.note("no unforced destruction", "a running task is lost", kept);
+        let wrong = refused(agent.driver.start_task(self.wrong_request())).await;
+        report.note(
+            "start of what makes no sense",
+            "an error that is no error of the call is a success to the agent",
+            wrong,
+        );
+        let task_id = self.config.id.clone();
+        Visit::of(agent, task_id).look(report).await;
+        self.look_at_scope(report);
+    }
+
+    fn look_at_scope(&self, report: &mut Report) {
+        let (name, why) = (
+            "control group",
+            "the task is outside of what the agent limits and clears away",
+        );
+        match &self.scope {
+            Some(scope) => {
+                report.note(name, why, scope.is_inhabited());
+            }
+            None => report.skip(name, why, "none could be made for the task"),
+        }
+    }
+
+    /// What no driver can decode.
+    fn wrong_request(&self) -> StartTaskRequest {
+        let config = TaskConfig {
+            id: format!("{}/wrong/0a1b2c3d", self.config.alloc_id),
+            // A map of one member, and no member.
+            msgpack_driver_config: vec![0x81],
+            ..self.config.clone()
+        };
+        StartTaskRequest { task: Some(config) }
+    }
+
+    /// The reader of its log goes away, and another one comes.
+    pub(super) async fn changes_its_reader(&mut self, agent: &mut Agent, report: &mut Report) {
+        let changed = self.change_reader(agent).await;
+        report.note(
+            "another reader of the log",
+            "what the task says is lost, or ends it, after the agent's logmon was started again",
+            changed,
+        );
+    }
+
+    async fn change_reader(&mut self, agent: &mut Agent) -> Result<(), String> {
+        let unread = || File::open("/dev/null").map_err(|error| error.to_string());
+        self.logs = [unread()?, unread()?];
+        self.wait_does_not_return(agent).await?;
+        for (log, path) in
+            (self.logs.iter_mut()).zip([&self.config.stdout_path, &self.config.stderr_path])
+        {
+            *log = reader(Path::new(path)).map_err(|error| format!("`{path}`: {error}"))?;
+            if has_ended(log) {
+                return Err(format!("nobody writes to `{path}` any more"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at_stats(&self, agent: &mut Agent, report: &mut Report) {
+        let stream = quickly(agent.driver.task_stats(self.stats_request())).await;
+        let mut stream = match stream {
+            Ok(stream) => Ok(stream.into_inner()),
+            Err(error) => Err(error),
+        };
+        for name in ["first stats", "next stats"] {
+            let stats = match &mut stream {
+                Ok(stream) => next_stats(stream).await.and_then(|stats| are_whole(&stats)),
+                Err(error) => Err(error.clone()),
+            };
+            report.note(name, "what is missing in them crashes the agent", stats);
+        }
+    }
+
+    /// Asks for what it uses.
+    pub(super) fn stats_request(&self) -> TaskStatsRequest {
+        TaskStatsRequest {
+            task_id: self.config.id.clone(),
+            collection_interval: Some(prost_types::Duration {
+                seconds: INTERVAL,
+                nanos: 0,
+            }),
+        }
+    }
+
+    async fn events(&self, agent: &mut Agent) -> Result<(), String> {
+        for event in agent.events_of(&self.config.id).await {
+            let whose = (&event.alloc_id, &event.task_name);
+            if whose != (&self.config.alloc_id, &self.config.name) {
+                return Err(format!(
+                    "expected allocation `{}` and task `{}`, got {whose:?}",
+                    self.config.alloc_id, self.config.name
+                ));
+            }
+            event.timestamp.ok_or("`timestamp` is missing")?;
+        }
+        Ok(())
     }
 
     async fn inspect(&self, agent: &mut Agent) -> Result<(), String> {
@@ -189,35 +305,6 @@ impl Job {
         task.started_at.ok_or("`task.started_at` is missing")?;
         task.completed_at.ok_or("`task.completed_at` is missing")?;
         Ok(())
-    }
-
-    async fn stats(&self, agent: &mut Agent) -> Result<(), String> {
-        let request = TaskStatsRequest {
-            task_id: self.config.id.clone(),
-            collection_interval: Some(prost_types::Duration {
-                seconds: 1,
-                nanos: 0,
-            }),
-        };
-        let mut stream = quickly(agent.driver.task_stats(request))
-            .await?
-            .into_inner();
-        let first = quickly(stream.message())
-            .await?
-            .ok_or("the stream ended while the task ran")?;
-        let stats = first.stats.ok_or("`stats` is missing")?;
-        stats.timestamp.ok_or("`timestamp` is missing")?;
-        let all = stats
-            .agg_resource_usage
-            .ok_or("`agg_resource_usage` is missing")?;
-        is_measured("agg_resource_usage", &all)?;
-        let each = stats.resource_usage_by_pid.iter();
-        let mut lacking = each.filter(|(_, usage)| usage.cpu.is_none() || usage.memory.is_none());
-        lacking.next().map_or(Ok(()), |(pid, _)| {
-            Err(format!(
-                "the usage of pid {pid} has no `cpu` or no `memory`"
-            ))
-        })
     }
 
     async fn wait_does_not_return(&self, agent: &mut Agent) -> Result<(), String> {
@@ -335,6 +422,28 @@ pub(super) async fn slowly<T>(
     }
 }
 
+async fn next_stats(stream: &mut tonic::Streaming<TaskStatsResponse>) -> Result<TaskStats, String> {
+    let next = quickly(stream.message()).await?;
+    let next = next.ok_or("the stream ended while the task ran")?;
+    next.stats.ok_or_else(|| "`stats` is missing".to_owned())
+}
+
+fn are_whole(stats: &TaskStats) -> Result<(), String> {
+    stats.timestamp.ok_or("`timestamp` is missing")?;
+    let all = stats.agg_resource_usage.as_ref();
+    is_measured(
+        "agg_resource_usage",
+        all.ok_or("`agg_resource_usage` is missing")?,
+    )?;
+    let each = stats.resource_usage_by_pid.iter();
+    let mut lacking = each.filter(|(_, usage)| usage.cpu.is_none() || usage.memory.is_none());
+    lacking.next().map_or(Ok(()), |(pid, _)| {
+        Err(format!(
+            "the usage of pid {pid} has no `cpu` or no `memory`"
+        ))
+    })
+}
+
 fn is_measured(name: &str, usage: &TaskResourceUsage) -> Result<(), String> {
     let cpu = usage
         .cpu
@@ -366,7 +475,11 @@ fn is_plausible(result: ExitResult) -> Result<(), String> {
 }
 
 fn log(path: &Path) -> io::Result<File> {
-    mknodat(CWD, path, FileType::Fifo, Mode::from(0o600), 0)?;
+    mknodat(CWD, path, FileType::Fifo, rustix::fs::Mode::from(0o600), 0)?;
+    reader(path)
+}
+
+fn reader(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
