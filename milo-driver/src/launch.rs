@@ -22,6 +22,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -48,6 +49,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(75);
 /// How long a shim may take until it listens.
 const SHIM_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a shim that was killed may take to let go of everything.
+const DYING: Duration = Duration::from_millis(2);
 /// How long a killed process may take to end.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -228,22 +231,33 @@ impl Launcher {
         if let Some(exit) = read(dir, TaskDir::exit)? {
             return Ok(Recovered::Exited(exit));
         }
-        let answer = match request(dir, &Request::State) {
-            Err(error) if error.is_dead() && read(dir, TaskDir::started)?.is_some() => {
-                header.layout(dir)?;
-                self.spawn_shim(dir, None)?;
-                request(dir, &Request::State)?
-            }
-            Err(error) if error.is_dead() => {
-                return Err(LaunchError::NeverStarted(dir.path().into()));
-            }
-            answer => answer?,
-        };
-        match answer {
+        match self.revived(dir, &header)? {
             Answer::Running(started) => Ok(Recovered::Running(started)),
             Answer::Exited(exit) => Ok(Recovered::Exited(exit)),
             Answer::Failed { error } => Err(LaunchError::Container(error)),
             Answer::Created(_) | Answer::Done => Err(LaunchError::NeverStarted(dir.path().into())),
+        }
+    }
+
+    /// The state that a task's shim tells, which is a new one if there is none.
+    fn revived(&self, dir: &TaskDir, header: &Header) -> Result<Answer, LaunchError> {
+        let deadline = Instant::now() + SHIM_PATIENCE;
+        loop {
+            let error = match request(dir, &Request::State) {
+                Err(error @ (ShimError::Dead { .. } | ShimError::Lost { .. })) => error,
+                answer => return Ok(answer?),
+            };
+            if error.is_dead() {
+                read(dir, TaskDir::started)?
+                    .ok_or_else(|| LaunchError::NeverStarted(dir.path().into()))?;
+                header.layout(dir)?;
+                self.spawn_shim(dir, None)?;
+            }
+            if Instant::now() > deadline {
+                return Err(error.into());
+            }
+            // One that is dying holds its door, or the lock at which the next one steps back, a moment longer.
+            thread::sleep(DYING);
         }
     }
 
