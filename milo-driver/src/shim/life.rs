@@ -83,6 +83,8 @@ pub struct Life {
     oom_before: u64,
     /// The container still has to be deleted.
     is_untidy: bool,
+    /// The end could not be written down, as where a disk is full; whoever asks has it tried again.
+    is_unrecorded: bool,
     is_over: bool,
 }
 
@@ -153,6 +155,7 @@ impl Life {
             answers: Vec::new(),
             oom_before: 0,
             is_untidy: false,
+            is_unrecorded: false,
             is_over: false,
             intent: parts.intent,
         };
@@ -275,6 +278,11 @@ impl Life {
 
     /// Takes a request; its answer is among [`Self::answers`] now or later.
     pub fn ask(&mut self, client: Client, request: &Request) {
+        if self.is_unrecorded
+            && let State::Exited(exit) = &self.state
+        {
+            self.is_unrecorded = self.dir.write_exit(exit).is_err();
+        }
         match request {
             Request::Start => self.start(client),
             Request::State => self.answer(client, self.described()),
@@ -532,7 +540,7 @@ impl Life {
     }
 
     /// Tells how it ended, with the evidence, and writes it down.
-    fn exit(&self, ending: Ending) -> Exit {
+    fn exit(&mut self, ending: Ending) -> Exit {
         let (code, signal) = match ending {
             Ending::Code(code) => (code, 0),
             Ending::Signal(signal) => (128 + signal, signal),
@@ -547,6 +555,7 @@ impl Life {
                 .then(|| "it ended while its shim was dead: its exit code is lost".to_owned()),
         };
         if let Err(error) = self.dir.write_exit(&exit) {
+            self.is_unrecorded = true;
             self.log
                 .say(format_args!("cannot write exit.json: {error}"));
         }
