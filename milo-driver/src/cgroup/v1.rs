@@ -2,7 +2,7 @@
 //! `admin-guide/cgroup-v1/{memory,cpuacct,freezer-subsystem}.rst`.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -77,13 +77,24 @@ impl Group {
         })
     }
 
-    /// Freezes, kills and thaws until nobody is left: what is frozen cannot fork. Without a freezer forks are chased.
+    /// Kills in every hierarchy: what was being made when its maker was killed may be in some of them only.
     pub(super) fn kill(&self) -> io::Result<()> {
-        let members = self.members();
+        let folders = self.folders()?;
+        if folders.is_empty() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        files::absent_is(self.kill_members(&self.members()), ())?;
+        folders
+            .iter()
+            .try_for_each(|folder| files::absent_is(self.kill_members(folder), ()))
+    }
+
+    /// Freezes, kills and thaws until nobody is left: what is frozen cannot fork. Without a freezer forks are chased.
+    fn kill_members(&self, members: &Path) -> io::Result<()> {
         let freezer = self.folder("freezer").join("freezer.state");
-        files::until_empty(&members, || {
+        files::until_empty(members, || {
             let frozen = files::write(&freezer, "FROZEN").is_ok();
-            let killed = files::kill_each(&members);
+            let killed = files::kill_each(members);
             if frozen {
                 files::absent_is(files::write(&freezer, "THAWED"), ())?;
             }
@@ -131,9 +142,22 @@ impl Group {
     }
 
     pub(super) fn remove(&self) -> io::Result<()> {
-        CONTROLLERS
-            .into_iter()
-            .try_for_each(|controller| files::remove(&self.folder(controller)))
+        self.folders()?
+            .iter()
+            .try_for_each(|folder| files::remove(folder))
+    }
+
+    /// The group in every hierarchy that has it, those without a controller too: crun makes it in `systemd` and `net_cls` as
+    /// well.
+    fn folders(&self) -> io::Result<Vec<PathBuf>> {
+        let mut folders = Vec::new();
+        for hierarchy in fs::read_dir(&self.root)? {
+            let folder = hierarchy?.path().join(&self.path);
+            if folder.is_dir() {
+                folders.push(folder);
+            }
+        }
+        Ok(folders)
     }
 }
 
@@ -260,5 +284,21 @@ mod tests {
         assert!(!shell.wait().unwrap().success());
         group.remove().unwrap();
         assert!(folders.iter().all(|folder| !folder.exists()));
+    }
+
+    #[test]
+    fn a_group_is_removed_from_every_hierarchy_with_and_without_a_controller() {
+        let root = tempdir();
+        let folders = ["memory", "systemd", "net_cls,net_prio"].map(|hierarchy| {
+            let folder = root.path().join(hierarchy).join("milo/x");
+            fs::create_dir_all(folder.join("below")).unwrap();
+            folder
+        });
+        Group::new(root.path(), Path::new("milo/x"))
+            .remove()
+            .unwrap();
+        for folder in folders {
+            assert!(!folder.exists() && folder.parent().unwrap().exists());
+        }
     }
 }
