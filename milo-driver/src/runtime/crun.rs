@@ -191,9 +191,24 @@ fn in_its_own_words(error: RuntimeError, log: &Path, logged: u64) -> RuntimeErro
     let text = fs::read(log).unwrap_or_default();
     let said = text.get(usize::try_from(logged).unwrap_or(0)..);
     match words(said.unwrap_or_default()) {
+        words if words.is_empty() && is_full(log) => {
+            // Its words had no room either.
+            let words = format!(
+                "{}: No space left on device of `{}`",
+                error.words,
+                log.display()
+            );
+            RuntimeError { words, ..error }
+        }
         words if words.is_empty() => error,
         words => RuntimeError { words, ..error },
     }
+}
+
+/// Whether there is less space than a container's records take.
+fn is_full(file: &Path) -> bool {
+    const LEAST: u64 = 64 << 10;
+    rustix::fs::statvfs(file).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < LEAST)
 }
 
 fn read_pid(file: &Path) -> io::Result<i32> {
@@ -238,16 +253,16 @@ pub(crate) fn close_rest() {
 
 /// Takes the version 2 hierarchy out of a mount namespace of the process' own.
 fn detach_unified() -> io::Result<()> {
-    let root = c"/";
-    let unified = c"/sys/fs/cgroup/unified";
+    let (cgroups, unified) = (c"/sys/fs/cgroup", c"/sys/fs/cgroup/unified");
     // SAFETY: the strings are constants with a terminating zero; null is allowed where it is given.
     unsafe {
         check(libc::unshare(libc::CLONE_NEWNS))?;
-        // Slave, not private: what the host mounts later still arrives in containers that asked for it.
+        // Here only, so that mounts pass between the host and containers that asked for it as they do on other hosts. Slave,
+        // not private: what the host mounts there later still arrives.
         let flags = libc::MS_REC | libc::MS_SLAVE;
         check(libc::mount(
             std::ptr::null(),
-            root.as_ptr(),
+            cgroups.as_ptr(),
             std::ptr::null(),
             flags,
             std::ptr::null(),
