@@ -69,6 +69,30 @@ impl Machine {
             .await
             .map_err(|error| EngineError(format!("a bug of this driver: {error}")))
     }
+
+    /// Stops a task whose shim may take so much longer than was asked for.
+    async fn stop_within(
+        &self,
+        dir: &TaskDir,
+        signal: i32,
+        timeout: Duration,
+        patience: Duration,
+    ) -> Result<Exit, EngineError> {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let request = Request::Stop { signal, timeout_ms };
+        let patience = timeout.saturating_add(patience);
+        let mut answer = within(patience, client::ask(dir, &request)).await?;
+        if answer.is_err() {
+            // Its shim has died, perhaps of this very stop: the next one goes on with it.
+            self.recover(dir).await?;
+            answer = within(patience, client::ask(dir, &request)).await?;
+        }
+        match answer.map_err(engine)? {
+            Answer::Exited(exit) => Ok(exit),
+            Answer::Failed { error } => Err(EngineError(error)),
+            other => Err(unexpected(&other)),
+        }
+    }
 }
 
 impl Engine for Machine {
@@ -131,20 +155,7 @@ impl Engine for Machine {
         signal: i32,
         timeout: Duration,
     ) -> Result<Exit, EngineError> {
-        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let request = Request::Stop { signal, timeout_ms };
-        let patience = timeout.saturating_add(SHIM_PATIENCE);
-        let mut answer = within(patience, client::ask(dir, &request)).await?;
-        if answer.is_err() {
-            // Its shim has died, perhaps of this very stop: the next one goes on with it.
-            self.recover(dir).await?;
-            answer = within(patience, client::ask(dir, &request)).await?;
-        }
-        match answer.map_err(engine)? {
-            Answer::Exited(exit) => Ok(exit),
-            Answer::Failed { error } => Err(EngineError(error)),
-            other => Err(unexpected(&other)),
-        }
+        self.stop_within(dir, signal, timeout, SHIM_PATIENCE).await
     }
 
     async fn destroy(&self, dir: &TaskDir) -> Result<(), EngineError> {
@@ -389,4 +400,30 @@ fn whole(error: &dyn std::error::Error) -> String {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use runyard_common::testing::{patience, tempdir};
+
+    use super::*;
+
+    /// An agent has no time limit of its own for this call.
+    #[tokio::test]
+    async fn a_stop_ends_even_if_the_shim_never_answers() {
+        let root = tempdir();
+        let dir = StateRoot::new(root.path()).task(&TaskId("silent".to_owned()));
+        dir.create().unwrap();
+        let _silent = UnixListener::bind(dir.socket()).unwrap();
+        let machine = Machine::new(Search::default()).unwrap();
+        let (asked, more) = (Duration::from_millis(20), Duration::from_millis(30));
+        let stopped = machine.stop_within(&dir, libc::SIGTERM, asked, more);
+        let stopped = tokio::time::timeout(patience(), stopped).await.unwrap();
+        assert_eq!(
+            stopped.unwrap_err().0,
+            "the shim did not answer within 50ms"
+        );
+    }
 }

@@ -181,10 +181,12 @@ fn strange_owner(jre: &Jre) -> Option<u32> {
         return None;
     }
     let us = rustix::process::geteuid().as_raw();
-    let mut places = vec![jre.java.as_path()];
-    places.extend(jre.home.ancestors());
+    // Whoever owns one of the folders on the way can put another program there.
+    let real = fs::canonicalize(&jre.java).unwrap_or_default();
+    let places = [&jre.java, &jre.home, &real].map(|path| path.ancestors());
     let owners = places
         .into_iter()
+        .flatten()
         .filter_map(|path| fs::metadata(path).ok());
     owners
         .map(|file| file.uid())
@@ -265,6 +267,8 @@ fn in_words(jre: &Jre) -> fingerprint::Java {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use runyard_common::testing::{TempDir, tempdir};
 
     use super::*;
@@ -398,6 +402,64 @@ rundir: /run/user/0/crun
 spec: 1.0.0
 +SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF +CRIU +YAJL
 ";
+
+    /// A JVM that is a script.
+    fn jre(home: &Path, script: &str) -> Jre {
+        let java = home.join("bin/java");
+        fs::create_dir_all(home.join("bin")).unwrap();
+        fs::write(&java, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&java, fs::Permissions::from_mode(0o755)).unwrap();
+        Jre {
+            home: home.to_owned(),
+            java,
+            version: "17.0.15".to_owned(),
+            major: 17,
+            vendor: "Debian".to_owned(),
+            vm: "HotSpot".to_owned(),
+            arch: "x86_64".to_owned(),
+            libc: None,
+            loader: None,
+            source: jre::Source::JavaHome,
+            links: Vec::new(),
+            broken: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_jvm_that_failed_is_tried_again_and_one_that_ran_is_not() {
+        let home = tempdir();
+        let whole = home.path().join("whole");
+        let jre = jre(home.path(), &format!("cat {} >&2", whole.display()));
+        let mut surveyor = Surveyor::default();
+        let fault = surveyor.fault(&jre).expect("a fault");
+        assert!(fault.contains("-version` failed"), "{fault}");
+        // Nothing has changed in the JVM itself.
+        fs::write(&whole, "openjdk version \"17.0.15\"\n").unwrap();
+        assert_eq!(surveyor.fault(&jre), None);
+        fs::remove_file(&whole).unwrap();
+        assert_eq!(surveyor.fault(&jre), None);
+    }
+
+    #[test]
+    fn a_jvm_that_another_user_could_have_changed_is_not_run_unless_it_is_named() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root, to give a file to somebody else");
+            return;
+        }
+        let home = tempdir();
+        let ran = home.path().join("ran");
+        let mut jre = jre(home.path(), &format!("touch {}", ran.display()));
+        std::os::unix::fs::chown(jre.home.join("bin"), Some(4711), None).unwrap();
+        let fault = Surveyor::default().fault(&jre).expect("a fault");
+        assert!(
+            fault.contains("uid 4711") && fault.contains("java_homes"),
+            "{fault}"
+        );
+        assert!(!ran.exists());
+        jre.source = jre::Source::Configured;
+        assert_eq!(Surveyor::default().fault(&jre), None);
+        assert!(ran.exists());
+    }
 
     #[test]
     fn version_and_features_are_read_from_what_crun_says() {
