@@ -425,19 +425,25 @@ spec: 1.0.0
         }
     }
 
+    /// What a surveyor has against a JVM after a look.
+    fn found(surveyor: &Surveyor, jre: &Jre) -> Option<String> {
+        surveyor.examine(jre);
+        lock(&surveyor.known).jres[&jre.home].1.clone()
+    }
+
     #[test]
     fn a_jvm_that_failed_is_tried_again_and_one_that_ran_is_not() {
         let home = tempdir();
         let whole = home.path().join("whole");
         let jre = jre(home.path(), &format!("cat {} >&2", whole.display()));
-        let mut surveyor = Surveyor::default();
-        let fault = surveyor.fault(&jre).expect("a fault");
+        let surveyor = Surveyor::default();
+        let fault = found(&surveyor, &jre).expect("a fault");
         assert!(fault.contains("-version` failed"), "{fault}");
         // Nothing has changed in the JVM itself.
         fs::write(&whole, "openjdk version \"17.0.15\"\n").unwrap();
-        assert_eq!(surveyor.fault(&jre), None);
+        assert_eq!(found(&surveyor, &jre), None);
         fs::remove_file(&whole).unwrap();
-        assert_eq!(surveyor.fault(&jre), None);
+        assert_eq!(found(&surveyor, &jre), None);
     }
 
     #[test]
@@ -450,14 +456,14 @@ spec: 1.0.0
         let ran = home.path().join("ran");
         let mut jre = jre(home.path(), &format!("touch {}", ran.display()));
         std::os::unix::fs::chown(jre.home.join("bin"), Some(4711), None).unwrap();
-        let fault = Surveyor::default().fault(&jre).expect("a fault");
+        let fault = found(&Surveyor::default(), &jre).expect("a fault");
         assert!(
             fault.contains("uid 4711") && fault.contains("java_homes"),
             "{fault}"
         );
         assert!(!ran.exists());
         jre.source = jre::Source::Configured;
-        assert_eq!(Surveyor::default().fault(&jre), None);
+        assert_eq!(found(&Surveyor::default(), &jre), None);
         assert!(ran.exists());
     }
 

@@ -7,6 +7,7 @@
 )]
 
 mod bundle;
+mod faults;
 mod plugin;
 mod run;
 mod shim;

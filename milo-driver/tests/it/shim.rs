@@ -31,17 +31,17 @@ use runyard_common::testing::{TempDir, eventually, patience, tempdir, tool_binar
 use rustix::fs::{CWD, Mode, mkfifoat};
 
 /// A launcher with a state of its own, and one task.
-struct Place {
+pub(crate) struct Place {
     root: TempDir,
-    launcher: Launcher,
-    task: Task,
+    pub(crate) launcher: Launcher,
+    pub(crate) task: Task,
     script: String,
     /// `linux.resources` of the bundle.
     resources: serde_json::Value,
 }
 
 /// The place, or nothing where containers cannot be made.
-fn place(script: &str) -> Option<Place> {
+pub(crate) fn place(script: &str) -> Option<Place> {
     let crun = PathBuf::from("/usr/bin/crun");
     if !crun.is_file() || !rustix::process::geteuid().is_root() {
         eprintln!("skipped: needs root and crun in /usr/bin");
@@ -79,7 +79,7 @@ fn task(id: &TaskId) -> Task {
 }
 
 impl Place {
-    fn dir(&self) -> TaskDir {
+    pub(crate) fn dir(&self) -> TaskDir {
         self.launcher.state.task(&self.task.id)
     }
 
@@ -120,26 +120,26 @@ impl Place {
         fs::write(bundle.join("config.json"), config.to_string())
     }
 
-    fn launch(&self) -> Result<Recovered, LaunchError> {
+    pub(crate) fn launch(&self) -> Result<Recovered, LaunchError> {
         self.launcher
             .launch(&self.task, |bundle| self.bundle(bundle))
     }
 
-    fn run(&self) -> Started {
+    pub(crate) fn run(&self) -> Started {
         running(self.launch().unwrap())
     }
 
-    fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         let connection = Connection::open(&self.dir()).unwrap();
         connection.set_patience(Some(patience())).unwrap();
         connection
     }
 
-    fn ask(&self, request: &Request) -> Answer {
+    pub(crate) fn ask(&self, request: &Request) -> Answer {
         self.connect().request(request).unwrap()
     }
 
-    fn exit(&self) -> Exit {
+    pub(crate) fn exit(&self) -> Exit {
         exited(self.ask(&Request::Wait))
     }
 
@@ -150,20 +150,20 @@ impl Place {
         }))
     }
 
-    fn recover(&self) -> Recovered {
+    pub(crate) fn recover(&self) -> Recovered {
         self.launcher.recover(&self.dir()).unwrap()
     }
 
-    fn kill_shim(&self) {
+    pub(crate) fn kill_shim(&self) {
         kill(&self.shim());
     }
 
-    fn shim(&self) -> Init {
+    pub(crate) fn shim(&self) -> Init {
         shim::process(&self.dir()).unwrap().expect("a shim")
     }
 
     /// What a program waits for that looks for `/tmp/go`.
-    fn go(&self) {
+    pub(crate) fn go(&self) {
         fs::write(self.dir().bundle().join("rootfs/tmp/go"), "").unwrap();
     }
 
@@ -176,14 +176,14 @@ impl Place {
     }
 
     /// Dismisses, and checks that nothing is left anywhere.
-    fn dismiss(&self) {
+    pub(crate) fn dismiss(&self) {
         self.launcher.dismiss(&self.dir()).unwrap();
         self.launcher.dismiss(&self.dir()).unwrap();
         assert!(!self.dir().path().exists());
         self.assert_no_container();
     }
 
-    fn assert_no_container(&self) {
+    pub(crate) fn assert_no_container(&self) {
         let containers = fs::read_dir(self.launcher.state.crun_root());
         assert_eq!(containers.map_or(0, Iterator::count), 0);
         let left: Vec<PathBuf> = self.cgroups().collect();
@@ -210,26 +210,26 @@ impl Drop for Place {
     }
 }
 
-fn running(recovered: Recovered) -> Started {
+pub(crate) fn running(recovered: Recovered) -> Started {
     match recovered {
         Recovered::Running(started) => started,
         Recovered::Exited(exit) => panic!("it has ended: {exit:?}"),
     }
 }
 
-fn exited(answer: Answer) -> Exit {
+pub(crate) fn exited(answer: Answer) -> Exit {
     match answer {
         Answer::Exited(exit) => exit,
         other => panic!("it has not ended: {other:?}"),
     }
 }
 
-fn kill(process: &Init) {
+pub(crate) fn kill(process: &Init) {
     process.signal(libc::SIGKILL).unwrap();
     eventually(patience(), || (!process.is_alive()).then_some(()));
 }
 
-fn init(started: &Started) -> Init {
+pub(crate) fn init(started: &Started) -> Init {
     Init::find(started).unwrap().expect("the first process")
 }
 

@@ -23,6 +23,7 @@ public class Kit {
             case "tls" -> tls(rest[0], rest[1]);
             case "connect" -> connect(Integer.parseInt(rest[0]));
             case "sleep" -> sleep();
+            case "linger" -> linger();
             case "busy" -> busy();
             case "flood" -> flood(Integer.parseInt(rest[0]));
             case "tell" -> tell(rest[0]);
@@ -140,6 +141,15 @@ public class Kit {
     static void sleep() throws Exception {
         System.out.println("Starting application...");
         Thread.sleep(Long.MAX_VALUE);
+    }
+
+    /** Hears that it is to end, says so, and does not. */
+    static void linger() throws Exception {
+        Runtime.getRuntime().addShutdownHook(new Thread(() -> {
+            System.out.println("asked to end");
+            while (true) try { Thread.sleep(Long.MAX_VALUE); } catch (InterruptedException again) { }
+        }));
+        sleep();
     }
 
     static void busy() {
