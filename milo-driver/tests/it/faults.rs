@@ -220,7 +220,7 @@ for time in before amid after; do
 done
 case $time in
     before) kill -KILL $$;;
-    amid) /usr/bin/crun "$@" & sleep 0.00$((RANDOM_MS)); kill -KILL $!; wait $!; kill -KILL $$;;
+    amid) /usr/bin/crun "$@" & sleep 0.00MILLISECONDS; kill -KILL $!; wait $!; kill -KILL $$;;
     after) /usr/bin/crun "$@"; kill -KILL $$;;
     never) exec /usr/bin/crun "$@";;
 esac
@@ -230,7 +230,7 @@ esac
 fn fragile(script: &str, verb: &str, time: &str, milliseconds: u32) -> Option<shim::Place> {
     let mut place = place(script)?;
     let crun = place.launcher.state.path().with_file_name("crun");
-    let text = FRAGILE.replace("$((RANDOM_MS))", &milliseconds.to_string());
+    let text = FRAGILE.replace("MILLISECONDS", &milliseconds.to_string());
     fs::write(&crun, text).unwrap();
     fs::set_permissions(&crun, fs::Permissions::from_mode(0o755)).unwrap();
     place.launcher.crun.clone_from(&crun);
