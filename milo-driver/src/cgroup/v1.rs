@@ -151,7 +151,8 @@ impl Group {
     /// well.
     fn folders(&self) -> io::Result<Vec<PathBuf>> {
         let mut folders = Vec::new();
-        for hierarchy in fs::read_dir(&self.root)? {
+        let hierarchies = files::absent_is(fs::read_dir(&self.root).map(Some), None)?;
+        for hierarchy in hierarchies.into_iter().flatten() {
             let folder = hierarchy?.path().join(&self.path);
             if folder.is_dir() {
                 folders.push(folder);
