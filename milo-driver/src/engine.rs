@@ -417,7 +417,7 @@ mod tests {
         let dir = StateRoot::new(root.path()).task(&TaskId("silent".to_owned()));
         dir.create().unwrap();
         let _silent = UnixListener::bind(dir.socket()).unwrap();
-        let machine = Machine::new(Search::default()).unwrap();
+        let machine = Machine::new(Search::default());
         let (asked, more) = (Duration::from_millis(20), Duration::from_millis(30));
         let stopped = machine.stop_within(&dir, libc::SIGTERM, asked, more);
         let stopped = tokio::time::timeout(patience(), stopped).await.unwrap();

@@ -15,10 +15,10 @@ use milo_driver::{
         Device, HostsConfig, Mount, NetworkIsolationSpec, StopTaskRequest,
         network_isolation_spec::NetworkIsolationMode,
     },
-    shim::{client::Connection, protocol::Request},
+    shim::protocol::Request,
     task::TaskId,
 };
-use runyard_common::testing::{eventually, patience};
+use runyard_common::testing::{eventually, patience, tool_binary};
 use serde_json::json;
 
 use crate::{
@@ -310,9 +310,9 @@ async fn a_stop_whose_shim_is_killed_goes_on_without_it() {
     let stopped = tokio::spawn(async move { driver.stop_task(request).await });
     // The signal is there, its time is not up.
     job.stdout.until("asked to end\n").await;
-    let shim = Connection::open(&node.place.tasks()[0])
-        .and_then(|connection| connection.shim())
-        .unwrap();
+    let shim = milo_driver::shim::process(&node.place.tasks()[0])
+        .unwrap()
+        .expect("a shim");
     shim::kill(&shim);
     soon(stopped).await.unwrap().unwrap();
     let wait = milo_driver::proto::drivers::WaitTaskRequest {
@@ -339,7 +339,8 @@ fn silence(child: &mut Child) -> io::Result<()> {
 #[tokio::test]
 async fn a_plugin_whose_log_is_broken_goes_on_with_its_tasks() {
     let Some(mut node) = node().await else { return };
-    node.plugin = Plugin::launch_with(&node.config, Stdio::piped()).await;
+    node.plugin =
+        Plugin::launch_with(&tool_binary("milo-driver"), &node.config, Stdio::piped()).await;
     let mut old = node.job("old", &["sleep"]);
     node.start(&old).await;
     old.has_begun().await;

@@ -284,7 +284,9 @@ fn what_is_mounted_for_a_task_is_seen_by_nobody_else_and_gone_with_it() {
     assert!(inside.contains(" /data "), "{inside}");
     assert!(!inside.contains("/sources/"), "{inside}");
 
-    let shim = Connection::open(&allocation.dir()).unwrap().shim().unwrap();
+    let shim = milo_driver::shim::process(&allocation.dir())
+        .unwrap()
+        .expect("a shim");
     shim.signal(libc::SIGKILL).unwrap();
     eventually(patience(), || {
         Connection::open(&allocation.dir()).is_err().then_some(())
