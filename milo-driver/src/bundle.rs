@@ -324,24 +324,50 @@ impl Plan {
 
 /// A folder. A link that an earlier plan left in its place would lead what is written below to the host.
 fn folder(path: &Path) -> io::Result<()> {
-    match path.symlink_metadata() {
-        Ok(there) if there.is_dir() => return Ok(()),
-        Ok(_) => fs::remove_file(path)?,
-        Err(_) => {}
+    let new = || DirBuilder::new().mode(0o755).create(path);
+    match new() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if path.symlink_metadata()?.is_dir() {
+                return Ok(());
+            }
+            instead(path, new)?;
+        }
+        made => made?,
     }
-    fs::create_dir(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o755))
+    allow(path, 0o755)
 }
 
 fn file(path: &Path, text: &str) -> io::Result<()> {
-    absent(fs::remove_file(path))?;
-    fs::write(path, text)?;
-    fs::set_permissions(path, Permissions::from_mode(0o644))
+    let new = || {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o644).open(path)
+    };
+    instead(path, new)?.write_all(text.as_bytes())?;
+    allow(path, 0o644)
 }
 
 fn link(target: &Path, path: &Path) -> io::Result<()> {
-    absent(fs::remove_file(path))?;
-    symlink(target, path)
+    instead(path, || symlink(target, path))
+}
+
+/// Makes something in place of what is there. Mostly nothing is, and looking first would be half of the work.
+fn instead<T>(path: &Path, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match make() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            make()
+        }
+        made => made,
+    }
+}
+
+/// Gives something the permissions that a umask may have kept from it. To look is cheaper than to change.
+fn allow(path: &Path, mode: u32) -> io::Result<()> {
+    let has = path.symlink_metadata()?.permissions().mode() & 0o7777;
+    if has == mode {
+        return Ok(());
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 fn absent(answer: io::Result<()>) -> io::Result<()> {

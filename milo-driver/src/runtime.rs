@@ -11,6 +11,7 @@
 //!   the evidence of an OOM kill: whoever wants that reads it before.
 //! - No verb takes for ever: a call that does is killed, and is an error.
 
+pub mod apart;
 pub mod crun;
 pub mod fake;
 
@@ -27,6 +28,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
+pub use apart::Apart;
 pub use crun::Crun;
 pub use fake::Fake;
 
@@ -52,6 +54,9 @@ pub trait Runtime {
     /// The command that runs one more process in the container, in the foreground: it ends when that process does, and
     /// with its exit code. The caller adds stdio and starts it.
     fn exec(&self, exec: &Exec<'_>) -> Command;
+
+    /// Nothing may be asked for a long time: what is kept for the next call is given up.
+    fn rest(&self) {}
 }
 
 /// What [`Runtime::create`] is given.

@@ -52,7 +52,7 @@ use self::{
     server::{Heard, Server},
 };
 use crate::{
-    runtime::{Crun, wait},
+    runtime::{Apart, Crun, Runtime, wait},
     state::{Intent, Started, TaskDir},
     task::{Stdio, Stream},
 };
@@ -192,21 +192,39 @@ fn live(dir: &TaskDir, ready: Ready) -> ExitCode {
 fn parts(dir: &TaskDir, ready: Ready) -> (Parts, File) {
     let intent = ready.intent;
     let place = &intent.task.cgroup;
-    let runtime = Crun {
+    // Looked at where the host is seen as it is.
+    let enclosure = enclosure::of(place);
+    let crun = Crun {
         cgroups: !place.disabled,
         bound: true,
         ..Crun::new(&intent.crun, dir.root().crun_root())
     };
     let parts = Parts {
         dir: dir.clone(),
-        runtime: Box::new(runtime),
-        enclosure: enclosure::of(place),
+        runtime: runtime(crun, &ready.log),
+        enclosure,
         log: ready.log,
         boot_id: boot_id(),
         inherited: ready.inherited,
         intent,
     };
     (parts, ready.lock)
+}
+
+/// crun in a namespace for all calls, where each would need one.
+fn runtime(crun: Crun, log: &Log) -> Box<dyn Runtime> {
+    if !crun.private_cgroups {
+        return Box::new(crun);
+    }
+    match Apart::enter(crun.clone()) {
+        Ok(apart) => Box::new(apart),
+        Err(error) => {
+            log.say(format_args!(
+                "no mount namespace for this process ({error}): each call of crun tries to have one"
+            ));
+            Box::new(crun)
+        }
+    }
 }
 
 /// This boot; empty where the kernel does not say.
@@ -233,6 +251,7 @@ pub fn serve(mut life: Life, mut server: Server) {
         }
         let look = life.next_look().into_iter().chain(abandoned).min();
         if life.is_settled() && std::mem::take(&mut has_worked) {
+            life.rest();
             // What could not be given back is kept.
             let _ = memory::release_startup_pages();
         }
@@ -244,6 +263,9 @@ pub fn serve(mut life: Life, mut server: Server) {
             (false, since) => since.or_else(|| Some(Instant::now())),
         };
     }
+    // Those who wait for the end of all see it by this.
+    drop(server);
+    life.clear_away();
 }
 
 fn pause(life: &Life, server: &Server, until: Option<Instant>) -> io::Result<()> {

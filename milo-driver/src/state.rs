@@ -14,9 +14,12 @@
 //!     started.json           the container exists: its pid and that process' start time
 //!     exit.json              it has ended: how
 //!     owner.json             the plugin that answers for it
+//!   gone/                    what nobody needs any more, until it is removed
 //! ```
 //!
-//! Every record is written to a temporary name, synced, and renamed.
+//! Every record is written to a temporary name and renamed: no death of a process leaves half of one. How a task ended is
+//! synced besides. The others are about processes, which do not outlive the machine; one of which a power failure has left
+//! nothing but its name counts as not written.
 //!
 //! # Layouts
 //!
@@ -63,6 +66,18 @@ impl StateRoot {
     /// Where crun keeps its own state.
     pub fn crun_root(&self) -> PathBuf {
         self.path.join("crun")
+    }
+
+    fn gone(&self) -> PathBuf {
+        self.path.join("gone")
+    }
+
+    /// Removes what was set aside, also by those who died before they could.
+    pub fn clear_away(&self) {
+        for entry in fs::read_dir(self.gone()).into_iter().flatten().flatten() {
+            // Somebody else may do the same; what stays is left to the next one.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 
     /// The folder of one task, which need not exist.
@@ -146,6 +161,18 @@ impl TaskDir {
         }
     }
 
+    /// Takes the folder and all records away at once: nobody finds them any more, and another task may have the name.
+    /// What is left to do is [`StateRoot::clear_away`], which takes longer.
+    pub fn set_aside(&self) -> io::Result<()> {
+        let gone = self.root().gone();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&gone)?;
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        fs::rename(&self.path, gone.join(name))
+    }
+
     /// What every layout says of the task, if the intent was written. It may be of a newer layout: see
     /// [`Header::readable`].
     pub fn header(&self) -> io::Result<Option<Header>> {
@@ -195,6 +222,11 @@ impl TaskDir {
 
     /// Writes how it ended.
     pub fn write_exit(&self, exit: &Exit) -> io::Result<()> {
+        self.put("exit.json", exit, true)
+    }
+
+    /// Writes how it ended where that is of no interest after the machine's next start.
+    pub fn note_exit(&self, exit: &Exit) -> io::Result<()> {
         self.write("exit.json", exit)
     }
 
@@ -204,6 +236,9 @@ impl TaskDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
+        if text.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
         let record = serde_json::from_slice(&text).map_err(|error| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -214,6 +249,11 @@ impl TaskDir {
     }
 
     fn write<T: Serialize>(&self, name: &str, record: &T) -> io::Result<()> {
+        self.put(name, record, false)
+    }
+
+    /// Writes a record that is to be there after a power failure, or one that need not.
+    fn put<T: Serialize>(&self, name: &str, record: &T, is_lasting: bool) -> io::Result<()> {
         let temporary = self.path.join(format!("{name}.tmp"));
         let mut file = OpenOptions::new()
             .write(true)
@@ -222,9 +262,14 @@ impl TaskDir {
             .mode(0o600)
             .open(&temporary)?;
         file.write_all(&serde_json::to_vec(record)?)?;
-        file.sync_all()?;
+        if is_lasting {
+            file.sync_all()?;
+        }
         fs::rename(&temporary, self.path.join(name))?;
-        File::open(&self.path)?.sync_all()
+        if is_lasting {
+            File::open(&self.path)?.sync_all()?;
+        }
+        Ok(())
     }
 }
 
@@ -574,6 +619,36 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn of_what_a_power_failure_has_emptied_nothing_is_known() {
+        let root = tempdir();
+        let dir = StateRoot::new(root.path()).task(&TaskId("t".to_owned()));
+        dir.create().unwrap();
+        dir.write_exit(&Exit::default()).unwrap();
+        assert_eq!(dir.exit().unwrap(), Some(Exit::default()));
+        for torn in ["", "\0\0\0\0"] {
+            fs::write(dir.path().join("exit.json"), torn).unwrap();
+            assert_eq!(dir.exit().unwrap(), None);
+        }
+        fs::write(dir.path().join("exit.json"), "{\"code\":").unwrap();
+        assert!(dir.exit().is_err());
+    }
+
+    #[test]
+    fn what_is_set_aside_is_nobodys_and_its_name_is_free() {
+        let root = tempdir();
+        let root = StateRoot::new(root.path());
+        let dir = root.task(&TaskId("t".to_owned()));
+        dir.create().unwrap();
+        fs::write(dir.path().join("left"), "").unwrap();
+        dir.set_aside().unwrap();
+        assert_eq!(root.tasks().unwrap(), []);
+        dir.create().unwrap();
+        root.clear_away();
+        assert_eq!(fs::read_dir(root.gone()).unwrap().count(), 0);
+        assert_eq!(root.tasks().unwrap(), [dir]);
     }
 
     #[test]

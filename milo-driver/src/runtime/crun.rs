@@ -3,6 +3,7 @@
 //! crun refuses to work where cgroup version 1 hierarchies are mounted together with a version 2 hierarchy that has
 //! controllers ("cgroups in hybrid mode not supported, drop all controllers from cgroupv2"). Each call then gets a mount
 //! namespace of its own in which the version 2 hierarchy is not mounted: crun sees pure version 1, the host is not changed.
+//! Who makes several calls in a row can have one for all of them: [`Apart`](super::Apart).
 
 use std::{
     fs,
@@ -251,8 +252,8 @@ pub(crate) fn close_rest() {
     };
 }
 
-/// Takes the version 2 hierarchy out of a mount namespace of the process' own.
-fn detach_unified() -> io::Result<()> {
+/// Takes the version 2 hierarchy out of a mount namespace of the caller's own. System calls only.
+pub(super) fn detach_unified() -> io::Result<()> {
     let (cgroups, unified) = (c"/sys/fs/cgroup", c"/sys/fs/cgroup/unified");
     // SAFETY: the strings are constants with a terminating zero; null is allowed where it is given.
     unsafe {

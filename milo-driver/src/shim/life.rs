@@ -554,7 +554,12 @@ impl Life {
             error: (ending == Ending::Unknown)
                 .then(|| "it ended while its shim was dead: its exit code is lost".to_owned()),
         };
-        if let Err(error) = self.dir.write_exit(&exit) {
+        let written = if self.intent.task.ephemeral {
+            self.dir.note_exit(&exit)
+        } else {
+            self.dir.write_exit(&exit)
+        };
+        if let Err(error) = written {
             self.is_unrecorded = true;
             self.log
                 .say(format_args!("cannot write exit.json: {error}"));
@@ -572,7 +577,7 @@ impl Life {
     /// Removes the container and the records.
     fn vanish(&mut self) {
         self.tidy_up();
-        if let Err(error) = self.dir.remove() {
+        if let Err(error) = self.dir.set_aside().or_else(|_| self.dir.remove()) {
             self.log
                 .say(format_args!("cannot remove the records: {error}"));
         }
@@ -610,6 +615,18 @@ impl Life {
     /// Whether there is nothing more to do, for ever.
     pub fn is_over(&self) -> bool {
         self.is_over
+    }
+
+    /// Gives up what is kept for the next thing to happen, which may be days away.
+    pub fn rest(&self) {
+        self.runtime.rest();
+    }
+
+    /// What is left to do when it is over and everyone knows: of an ephemeral task's records nothing stays.
+    pub fn clear_away(self) {
+        if self.intent.task.ephemeral {
+            self.dir.root().clear_away();
+        }
     }
 
     /// Whether the next thing to happen may be days away.

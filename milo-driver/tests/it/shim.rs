@@ -613,6 +613,25 @@ fn the_attached_have_their_own_streams_and_leave_nothing() {
     assert_eq!(exited(attached.receive().unwrap()).code, 9);
     assert!(!place.dir().path().exists());
     place.assert_no_container();
+    let gone = place.launcher.state.path().join("gone");
+    eventually(patience(), || {
+        (fs::read_dir(&gone).unwrap().count() == 0).then_some(())
+    });
+}
+
+#[test]
+fn a_shim_at_rest_keeps_none_of_the_hosts_mounts() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    place.run();
+    let shim = Connection::open(&place.dir()).unwrap().shim().unwrap();
+    let pid = shim.started(0).pid;
+    let here = fs::read_link("/proc/self/ns/mnt").unwrap();
+    eventually(patience(), || {
+        (fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap() == here).then_some(())
+    });
+    place.dismiss();
 }
 
 #[test]

@@ -11,9 +11,12 @@
 //!
 //! Every number has a gate: each command ends with success, each byte of a log arrives, each task of an agent is recovered,
 //! ends as it was ended, and is gone afterwards. Otherwise it is void.
+//!
+//! Both sides keep their records where they do on a node, which is in memory, if there is any to be had.
 
 mod jar;
 mod logs;
+mod records;
 mod startup;
 mod tasks;
 
@@ -31,6 +34,7 @@ use anyhow::Result;
 use anyhow::bail;
 use serde_json::Value;
 
+use self::records::Records;
 use super::build;
 use super::laps::Lap;
 use super::machine;
@@ -60,6 +64,8 @@ const LAPS_LIMIT: Duration = Duration::from_mins(2);
 #[derive(Debug)]
 struct Lab {
     sandbox: Sandbox,
+    /// After the sandbox: what uses them is ended first.
+    records: Records,
     cores: Cores,
     binary: PathBuf,
     jar: PathBuf,
@@ -140,15 +146,16 @@ impl Lab {
             waiting: print("waiting", &tasks::as_under_an_agent())?,
             cores: Cores::undivided(),
             is_hybrid: is_hybrid(),
+            records: Records::beside(sandbox.dir())?,
             binary,
             jar,
             sandbox,
         })
     }
 
-    /// A path in the sandbox as an argument.
+    /// A folder for records as an argument.
     fn place(&self, name: &str) -> String {
-        text(&self.sandbox.dir().join(name))
+        text(&self.records.folder().join(name))
     }
 
     /// The driver's command line, with records of its own.
@@ -215,6 +222,7 @@ impl Lab {
             ),
             ("peer".into(), format!("the floor: {crun}; {java}")),
             ("cgroups".into(), self.cgroups()),
+            ("records".into(), self.records.describe()),
             ("method".into(), effort.describe()),
         ]);
         facts
