@@ -438,18 +438,21 @@ fn ended(init: &Init) -> io::Result<()> {
 fn give(command: &mut Command, streams: Option<[OwnedFd; 3]>) -> io::Result<Vec<OwnedFd>> {
     let first_other = INHERITED + 3;
     let mut held = Vec::new();
-    if let Some(streams) = streams {
-        // `Command` opens a pipe of its own, which must not have one of the three numbers.
-        loop {
-            let null = OwnedFd::from(File::open("/dev/null")?);
-            if null.as_raw_fd() >= first_other {
-                break;
-            }
-            held.push(null);
+    let Some(streams) = streams else {
+        // A shim closes what it was not meant to get by itself, and without anything to do between fork and exec nothing of
+        // a large caller is copied.
+        return Ok(held);
+    };
+    // `Command` opens a pipe of its own, which must not have one of the three numbers.
+    loop {
+        let null = OwnedFd::from(File::open("/dev/null")?);
+        if null.as_raw_fd() >= first_other {
+            break;
         }
-        for stream in streams {
-            held.push(rustix::io::fcntl_dupfd_cloexec(&stream, first_other)?);
-        }
+        held.push(null);
+    }
+    for stream in streams {
+        held.push(rustix::io::fcntl_dupfd_cloexec(&stream, first_other)?);
     }
     let numbers: Vec<i32> = held
         .iter()

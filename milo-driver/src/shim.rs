@@ -32,7 +32,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use runyard_common::memory;
@@ -59,6 +59,10 @@ use crate::{
 
 /// The kernel's name for this boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// How long nothing has happened when a shim gives back what it does not need to wait. Not at once: a program's first moments
+/// are not the time for it, and of a short program the end is near.
+const QUIET: Duration = Duration::from_millis(250);
 
 /// Runs the shim of the task whose folder is `dir`. To be called before anything starts a thread.
 pub fn main(dir: &Path) -> ExitCode {
@@ -240,7 +244,7 @@ fn is_inherited(stdio: &Stdio) -> bool {
 /// Leads a life to its end.
 pub fn serve(mut life: Life, mut server: Server) {
     let mut alone_since = Some(Instant::now());
-    let mut has_worked = true;
+    let mut rest_at = Some(Instant::now() + QUIET);
     while !life.is_over() {
         let abandoned = alone_since
             .zip(life.patience())
@@ -249,15 +253,19 @@ pub fn serve(mut life: Life, mut server: Server) {
             life.abandon();
             alone_since = Some(Instant::now());
         }
-        let look = life.next_look().into_iter().chain(abandoned).min();
-        if life.is_settled() && std::mem::take(&mut has_worked) {
+        let is_due = |at: &Instant| life.is_settled() && *at <= Instant::now();
+        if rest_at.take_if(|at| is_due(at)).is_some() {
             life.rest();
             // What could not be given back is kept.
             let _ = memory::release_startup_pages();
         }
+        let rest = rest_at.filter(|_| life.is_settled());
+        let look = life.next_look().into_iter().chain(abandoned).chain(rest);
         // Waiting fails for lack of memory only, and then not for long.
-        let _ = pause(&life, &server, look);
-        has_worked |= turn(&mut life, &mut server);
+        let _ = pause(&life, &server, look.min());
+        if turn(&mut life, &mut server) {
+            rest_at = Some(Instant::now() + QUIET);
+        }
         alone_since = match (server.has_clients(), alone_since) {
             (true, _) => None,
             (false, since) => since.or_else(|| Some(Instant::now())),
