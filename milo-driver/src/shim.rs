@@ -25,7 +25,7 @@ pub mod stdio;
 
 use std::{
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Write},
     os::{
         fd::OwnedFd,
         unix::fs::{FileExt, OpenOptionsExt},
@@ -75,6 +75,8 @@ pub fn main(dir: &Path) -> ExitCode {
         Ok(Some(ready)) => live(&dir, ready),
         Ok(None) => ExitCode::SUCCESS,
         Err(error) => {
+            // For whoever has started this; and for whoever looks later.
+            let _ = write!(io::stderr(), "cannot begin: {error}");
             if let Ok(log) = Log::open(&dir) {
                 log.say(format_args!("cannot begin: {error}"));
             }

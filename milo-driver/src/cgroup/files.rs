@@ -90,10 +90,27 @@ pub(super) fn pids(group: &Path) -> io::Result<Vec<i32>> {
 /// Removes a group and those below it.
 pub(super) fn remove(group: &Path) -> io::Result<()> {
     for folder in absent_is(groups(group), Vec::new())? {
-        let removed = fs::remove_dir(&folder).map_err(|error| named(&folder, &error));
+        let removed = remove_one(&folder).map_err(|error| named(&folder, &error));
         absent_is(removed, ())?;
     }
     Ok(())
+}
+
+/// Removes a group without groups below it. One whose processes have ended is in use for a moment more: Linux takes a process
+/// out of its group after everybody can see that it has ended.
+fn remove_one(folder: &Path) -> io::Result<()> {
+    let begun = Instant::now();
+    loop {
+        let removed = fs::remove_dir(folder);
+        let is_busy = |error: &io::Error| error.kind() == io::ErrorKind::ResourceBusy;
+        if !removed.as_ref().is_err_and(is_busy)
+            || begun.elapsed() > PATIENCE
+            || pids(folder)?.into_iter().any(lives)
+        {
+            return removed;
+        }
+        thread::sleep(ROUND);
+    }
 }
 
 /// Kills every process of the group that is there now. A pid is never trusted alone: it is held by a pidfd, and looked
@@ -118,14 +135,24 @@ pub(super) fn kill_each(group: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Does `round` again and again until nobody is left.
+/// Whether a process has not ended. One that has, and that nobody has collected yet, stays in its group's list where version 1
+/// keeps it, and no signal changes that.
+fn lives(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state stands behind the name, which may hold anything.
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes());
+    state.is_some_and(|rest| !matches!(rest.first(), Some(b'Z' | b'X') | None))
+}
+
+/// Does `round` again and again until nobody is left who lives.
 pub(super) fn until_empty(
     group: &Path,
     mut round: impl FnMut() -> io::Result<()>,
 ) -> io::Result<()> {
     let begun = Instant::now();
     loop {
-        let left = pids(group)?;
+        let mut left = pids(group)?;
+        left.retain(|pid| lives(*pid));
         if left.is_empty() {
             return Ok(());
         }
@@ -141,6 +168,20 @@ pub(super) fn until_empty(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_ended_and_was_not_collected_is_not_waited_for() {
+        let group = runyard_common::testing::tempdir();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        fs::write(group.path().join("cgroup.procs"), format!("{pid}\n")).unwrap();
+        runyard_common::testing::eventually(runyard_common::testing::patience(), || {
+            (!lives(pid)).then_some(())
+        });
+        until_empty(group.path(), || panic!("nobody is there to be killed")).unwrap();
+        assert!(lives(std::process::id().cast_signed()));
+        child.wait().unwrap();
+    }
 
     #[test]
     fn a_key_is_matched_as_a_whole() {

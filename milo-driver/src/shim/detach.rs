@@ -48,7 +48,8 @@ pub fn only_inherited(wanted: bool) -> io::Result<Option<[OwnedFd; 3]>> {
 }
 
 /// Forks. The child leaves everything of its starter behind and calls `listen`; the starter waits for that and then has
-/// its code. To be called in a process with one thread.
+/// its code, and has said on its stderr what the child found wrong: the log may be what cannot be written. To be called in a
+/// process with one thread.
 pub fn detach<T>(log: &Log, listen: impl FnOnce() -> io::Result<T>) -> io::Result<Side<T>> {
     let (mut ready, mut tell) = io::pipe()?;
     // SAFETY: the process has one thread, so the child may go on as if nothing had happened.
@@ -57,19 +58,29 @@ pub fn detach<T>(log: &Log, listen: impl FnOnce() -> io::Result<T>) -> io::Resul
         -1 => Err(io::Error::last_os_error()),
         0 => {
             drop(ready);
-            leave(log)?;
-            let value = listen()?;
-            tell.write_all(b"1")?;
-            Ok(Side::Shim(value))
+            let begun = leave(log).and_then(|()| listen());
+            match &begun {
+                Ok(_) => tell.write_all(READY)?,
+                // Nobody may be there to hear it any more.
+                Err(error) => drop(write!(tell, "cannot begin: {error}")),
+            }
+            begun.map(Side::Shim)
         }
         _ => {
             drop(tell);
-            // The end without a word: the child has died, and said why in its log.
-            let is_ready = ready.read(&mut [0]).is_ok_and(|count| count == 1);
+            let mut words = Vec::new();
+            ready.read_to_end(&mut words)?;
+            let is_ready = words == READY;
+            if !is_ready {
+                io::stderr().write_all(&words)?;
+            }
             Ok(Side::Starter(ExitCode::from(u8::from(!is_ready))))
         }
     }
 }
+
+/// What a child says that listens. Any other words, or none, are those of one that does not.
+const READY: &[u8] = b"1";
 
 fn leave(log: &Log) -> io::Result<()> {
     setsid()?;

@@ -625,7 +625,7 @@ fn a_shim_at_rest_keeps_none_of_the_hosts_mounts() {
         return;
     };
     place.run();
-    let shim = Connection::open(&place.dir()).unwrap().shim().unwrap();
+    let shim = place.shim();
     let pid = shim.started(0).pid;
     let here = fs::read_link("/proc/self/ns/mnt").unwrap();
     eventually(patience(), || {
