@@ -3,7 +3,7 @@
 //!
 //! It is what the container's own program is (user, capabilities, environment, working folder, all from the bundle), but
 //! for its command. It lives in the container's namespaces and cgroups, and dies with the container, and with the one who
-//! asked for it: a [`keeper`] sees to that.
+//! asked for it: a keeper sees to that.
 //!
 //! # When it is over
 //!

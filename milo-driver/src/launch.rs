@@ -1,6 +1,6 @@
 //! What the plugin and the command line share: from a [`Task`] to a running container under its shim, back to it after a
 //! death, and to nothing left of it. Blocking: async callers use a thread for it. What is in a bundle is the caller's
-//! knowledge, and what goes on while a container lives is its [`shim`](crate::shim)'s.
+//! knowledge, and what goes on while a container lives is its [`shim`]'s.
 //!
 //! # Guarantees
 //!

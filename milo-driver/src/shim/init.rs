@@ -118,7 +118,7 @@ impl Init {
         }
     }
 
-    /// The same where the container has an [`init`](crate::init) of ours as its first process: a signal that has ended the
+    /// The same where the container has an [`init`] of ours as its first process: a signal that has ended the
     /// program counts as the init's own. It says which in its last name, which is gone when it has been collected.
     pub fn ending_behind(&self, has_init: bool) -> io::Result<Option<Ending>> {
         if !has_init || !self.has_ended()? {
