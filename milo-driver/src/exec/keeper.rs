@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The pipe ends with the caller, however it dies; the keeper then kills the process with its process group, which is all
-//! that the process has started and that has not left it, and the runtime. A death signal of the kernel's (`PR_SET_PDEATHSIG`) could do neither: it comes with the end of the thread that forked, and only to
-//! the child, which is the runtime.
+//! that the process has started and that has not left it, and the runtime. A death signal of the kernel's
+//! (`PR_SET_PDEATHSIG`) could do neither: it comes with the end of the thread that forked, and only to the child, which is
+//! the runtime.
 //!
 //! The keeper is a fork of the caller that is never another program, so it may do what a signal handler may: no
 //! allocation, no lock, system calls only.
@@ -49,6 +50,17 @@ impl Papers {
             ],
             folder: name(folder)?,
         })
+    }
+
+    /// Clears the desk, which the caller may do too.
+    fn remove(&self) {
+        // SAFETY: the strings are ours.
+        unsafe {
+            for paper in [&self.pid].into_iter().chain(&self.others) {
+                libc::unlink(paper.as_ptr());
+            }
+            libc::rmdir(self.folder.as_ptr());
+        }
     }
 }
 
@@ -95,6 +107,8 @@ fn keeper(runtime: c_int, leash: RawFd, papers: &Papers) -> ! {
         }
     }
     let code = collected(runtime);
+    // The caller may have died before this, or will before it could do so.
+    papers.remove();
     // SAFETY: `_exit` runs nothing of this process' own.
     unsafe { libc::_exit(code) }
 }
@@ -163,14 +177,10 @@ fn kill(runtime: c_int, ended: RawFd, papers: &Papers) {
             libc::kill(pid, libc::SIGKILL);
         }
     }
-    // SAFETY: the runtime is our child and was not collected, so its number is its own. The strings are ours.
+    // SAFETY: the runtime is our child and was not collected, so its number is its own.
     unsafe {
         libc::kill(-runtime, libc::SIGKILL);
         libc::kill(runtime, libc::SIGKILL);
-        for paper in [&papers.pid].into_iter().chain(&papers.others) {
-            libc::unlink(paper.as_ptr());
-        }
-        libc::rmdir(papers.folder.as_ptr());
     }
 }
 

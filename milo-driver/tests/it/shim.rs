@@ -10,7 +10,7 @@ use std::{
         unix::fs::PermissionsExt,
     },
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -28,7 +28,10 @@ use milo_driver::{
     task::{CgroupPlace, Exit, OnFull, Origin, Program, Stream, Task, TaskId},
 };
 use runyard_common::testing::{TempDir, eventually, patience, tempdir, tool_binary};
-use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::{
+    fs::{CWD, Mode, mkfifoat},
+    process::{Pid, Signal, kill_process},
+};
 
 /// A launcher with a state of its own, and one task.
 pub(crate) struct Place {
@@ -905,6 +908,26 @@ fn a_terminal_is_had_however_long_the_path_of_the_records_is() {
     place.dismiss();
 }
 
+/// Asks for a command in a place's container, with `milo-driver exec`.
+fn caller(place: &Place, options: &[&str]) -> Child {
+    Command::new(tool_binary("milo-driver"))
+        .env("MILO_STATE_DIR", place.launcher.state.path())
+        .arg("exec")
+        .arg(&place.task.id.0)
+        .args(options)
+        .args(["--", "sh", "-c", "sleep 999; true"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// What commands in a place's container have left of their papers.
+fn desks(place: &Place) -> Vec<PathBuf> {
+    let entries = fs::read_dir(place.dir().path().join("exec")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
 #[test]
 fn a_command_and_what_it_has_started_die_with_the_one_who_asked_for_them() {
     let Some(place) = place("exec sleep 1000") else {
@@ -912,25 +935,35 @@ fn a_command_and_what_it_has_started_die_with_the_one_who_asked_for_them() {
     };
     place.run();
     for (options, count) in [(&["-i"][..], 3), (&["-t"], 3)] {
-        let mut caller = Command::new(tool_binary("milo-driver"));
-        let mut caller = caller
-            .env("MILO_STATE_DIR", place.launcher.state.path())
-            .arg("exec")
-            .arg(&place.task.id.0)
-            .args(options)
-            .args(["--", "sh", "-c", "sleep 999; true"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut caller = caller(&place, options);
         eventually(patience(), || (processes_of(&place) == count).then_some(()));
         caller.kill().unwrap();
         caller.wait().unwrap();
         eventually(patience(), || (processes_of(&place) == 1).then_some(()));
         // Not even its papers are left.
-        let desks = || fs::read_dir(place.dir().path().join("exec")).unwrap();
-        eventually(patience(), || (desks().count() == 0).then_some(()));
+        eventually(patience(), || desks(&place).is_empty().then_some(()));
     }
+    place.dismiss();
+}
+
+#[test]
+fn the_papers_of_a_command_go_even_when_it_ends_just_before_the_one_who_asked_for_it() {
+    let Some(place) = place("exec sleep 1000") else {
+        return;
+    };
+    place.run();
+    let mut caller = caller(&place, &["-i"]);
+    eventually(patience(), || (processes_of(&place) == 3).then_some(()));
+    let pid = eventually(patience(), || {
+        let desk = desks(&place).pop()?;
+        fs::read_to_string(desk.join("pid")).ok()?.parse().ok()
+    });
+    let asked = Pid::from_child(&caller);
+    kill_process(asked, Signal::STOP).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    eventually(patience(), || desks(&place).is_empty().then_some(()));
+    caller.kill().unwrap();
+    caller.wait().unwrap();
     place.dismiss();
 }
 
