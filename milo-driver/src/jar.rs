@@ -6,8 +6,8 @@
 
 mod access;
 mod archive;
-mod beneath;
 mod error;
+mod folder;
 mod manifest;
 
 use std::{
@@ -18,7 +18,7 @@ use std::{
 };
 
 pub use self::error::{JarError, Report};
-use self::{beneath::Folder, error::shown};
+use self::{error::shown, folder::Folder};
 use crate::beneath::reopen;
 
 /// What `java -jar` runs. Spring Boot's executable archives are `.war` files.
@@ -85,7 +85,7 @@ pub fn inspect_file(path: &Path, need_main: bool) -> Result<Jar, JarError> {
     if !has_extension(path, &EXTENSIONS) {
         return Err(JarError::WrongExtension { got: shown(path) });
     }
-    let file = beneath::open_anywhere(path)?;
+    let file = folder::open_anywhere(path)?;
     look_into(file, path, path.to_owned(), path, need_main)
 }
 
@@ -115,7 +115,7 @@ pub fn inspect_held_file(
         return Err(JarError::WrongExtension { got: shown(path) });
     }
     let named = named.map_err(|error| unopened(path, &error))?;
-    let named = beneath::regular(named, path)?;
+    let named = folder::regular(named, path)?;
     let file = reopen(named, File::options().read(true));
     let file = file.map_err(|error| unopened(path, &error))?;
     look_into(file.into(), path, path.to_owned(), path, need_main)

@@ -27,7 +27,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | the domain | [`task`], [`jar`], [`jre`], [`jvm`] (its command line), [`user`], [`signal`], [`resources`] |
-//! | what a container is made of | [`bundle`], [`host`] (facts about this machine), [`cgroup`], [`stats`] |
+//! | what a container is made of | [`bundle`], [`host`] (facts about this machine), [`cgroup`], [`stats`], `process` |
 //! | what runs | [`prepare`], [`beneath`] (files in others' folders), [`runtime`] (the seam to crun), [`shim`], [`init`], [`state`] (its files), [`launch`], [`exec`] |
 //! | the plugin | [`serve`], [`handshake`], [`proto`], [`api`], [`server`], [`registry`], [`engine`], [`fingerprint`], [`sweep`] |
 //! | the command line | `cli`, [`config`] (the operator's decisions), [`settings`] (where they come from), [`conformance`] |
@@ -59,6 +59,7 @@ pub mod jre;
 pub mod jvm;
 pub mod launch;
 pub mod prepare;
+mod process;
 pub mod proto;
 pub mod registry;
 pub mod resources;

@@ -11,6 +11,8 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::process::Stat;
+
 /// How long a group may take to become empty once everything in it was killed.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait before looking again. Emptying has an event on version 2 only, and ends within a round or two.
@@ -138,10 +140,7 @@ pub(super) fn kill_each(group: &Path) -> io::Result<()> {
 /// Whether a process has not ended. One that has, and that nobody has collected yet, stays in its group's list where version 1
 /// keeps it, and no signal changes that.
 fn lives(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The state stands behind the name, which may hold anything.
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes());
-    state.is_some_and(|rest| !matches!(rest.first(), Some(b'Z' | b'X') | None))
+    Stat::read(pid).is_ok_and(|stat| !stat.is_over)
 }
 
 /// Does `round` again and again until nobody is left who lives.

@@ -17,7 +17,8 @@ use crate::conformance::{
 /// Play a Nomad agent against a driver plugin, and say what it does wrong
 ///
 /// The plugin is launched three times, as an agent does. With --task, tasks are run, too: through all calls, commands in them,
-/// a kill -9 of the plugin, a recovery, and every kind of end; commands need /bin/sh and coreutils in the task. With --measure, the rules are left alone and so many such tasks run at once, for times and memory.
+/// a kill -9 of the plugin, a recovery, and every kind of end; commands need /bin/sh and coreutils in the task. With --measure,
+/// the rules are left alone and so many such tasks run at once, for times and memory.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The plugin's program

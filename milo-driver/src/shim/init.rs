@@ -16,7 +16,7 @@ use rustix::{
     process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
 };
 
-use crate::{init, state::Started};
+use crate::{init, process::Stat, state::Started};
 
 /// The process.
 #[derive(Debug)]
@@ -178,33 +178,6 @@ fn open(pid: i32) -> io::Result<OwnedFd> {
 
 fn is_gone(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ESRCH) || error.kind() == io::ErrorKind::NotFound
-}
-
-/// What is needed of `/proc/<pid>/stat` (proc(5)).
-struct Stat {
-    name: String,
-    is_over: bool,
-    start_time: u64,
-    exit_code: Option<i32>,
-}
-
-impl Stat {
-    fn read(pid: i32) -> io::Result<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        Self::parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
-    }
-
-    /// The name in field 2 is in parentheses and may hold any character; field 3 is the first after the last of them.
-    fn parse(text: &str) -> Option<Self> {
-        let (before, after) = text.rsplit_once(')')?;
-        let fields: Vec<&str> = after.split_ascii_whitespace().collect();
-        Some(Self {
-            name: before.split_once('(')?.1.to_owned(),
-            is_over: matches!(*fields.first()?, "Z" | "X"),
-            start_time: fields.get(22 - 3)?.parse().ok()?,
-            exit_code: fields.get(52 - 3).and_then(|code| code.parse().ok()),
-        })
-    }
 }
 
 /// `struct pidfd_info` of `linux/pidfd.h`, in its first version of 64 bytes.
@@ -376,15 +349,5 @@ mod tests {
             return;
         }
         assert_eq!(ending(&init), Ending::Code(42));
-    }
-
-    #[test]
-    fn a_name_with_parentheses_hides_no_field() {
-        let fields = (4..=52).map(|field| field.to_string()).collect::<Vec<_>>();
-        let stat = Stat::parse(&format!("7 (a) Z 1) S {}", fields.join(" "))).unwrap();
-        assert!(!stat.is_over);
-        assert_eq!(stat.name, "a) Z 1");
-        assert_eq!(stat.start_time, 22);
-        assert_eq!(stat.exit_code, Some(52));
     }
 }
