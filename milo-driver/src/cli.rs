@@ -127,6 +127,7 @@ impl Context {
             state: self.state(),
             crun,
             shim: launch::OURSELVES.into(),
+            spare: launch::Spare::default(),
         })
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     fingerprint::Survey,
     host::Host,
     jre::{Jres, Search},
-    launch::{self, Launcher},
+    launch::{self, Launcher, Spare},
     prepare::{Means, PrepareError, Prepared, prepare},
     registry::{Begun, Command, Engine, EngineError, Reading, Recovered, Session, StartError},
     shim::{
@@ -45,6 +45,8 @@ struct Shared {
     surveyor: survey::Surveyor,
     /// That this process answers for its tasks.
     owner: Mutex<Option<Owner>>,
+    /// The shim of the next task.
+    spare: Spare,
 }
 
 impl Machine {
@@ -56,6 +58,7 @@ impl Machine {
             jres: Mutex::default(),
             surveyor: survey::Surveyor::default(),
             owner: Mutex::default(),
+            spare: Spare::default(),
         }))
     }
 
@@ -110,9 +113,14 @@ impl Engine for Machine {
     }
 
     async fn start(&self, task: Task) -> Result<Begun, StartError> {
-        self.blocking(move |shared| shared.start(task))
+        let begun = self
+            .blocking(move |shared| shared.start(task))
             .await
-            .map_err(|error| StartError::passing(error.0))?
+            .map_err(|error| StartError::passing(error.0))??;
+        // While the answer is on its way. Where none can stand by, the next start is a little slower.
+        let shared = self.0.clone();
+        tokio::task::spawn_blocking(move || drop(shared.spare.keep(Path::new(launch::OURSELVES))));
+        Ok(begun)
     }
 
     async fn recover(&self, dir: &TaskDir) -> Result<Recovered, EngineError> {
@@ -226,6 +234,7 @@ impl Shared {
             crun: crun(config.crun_path.as_deref(), self.search.path.as_deref())
                 .unwrap_or_else(|| PathBuf::from("crun")),
             shim: PathBuf::from(launch::OURSELVES),
+            spare: self.spare.clone(),
         }
     }
 

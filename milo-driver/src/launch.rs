@@ -10,6 +10,8 @@
 //! - Callers of the same task wait for each other, in all processes (a lock on `<root>/locks/<key>`).
 //! - A launch that fails leaves no process, no container, no cgroup and no record.
 
+pub mod spare;
+
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io,
@@ -30,6 +32,8 @@ use rustix::{
     event::{PollFd, PollFlags},
     fs::{FlockOperation, flock},
 };
+
+pub use spare::Spare;
 
 use crate::{
     runtime::{Crun, Runtime, RuntimeError, alone, crun::close_rest, run, wait, words},
@@ -55,7 +59,7 @@ const DYING: Duration = Duration::from_millis(2);
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is needed to launch tasks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Launcher {
     /// Where all records are.
     pub state: StateRoot,
@@ -63,6 +67,8 @@ pub struct Launcher {
     pub crun: PathBuf,
     /// The program whose verb `shim` is a shim: [`OURSELVES`].
     pub shim: PathBuf,
+    /// The shim that stands by for the next task, if one does.
+    pub spare: Spare,
 }
 
 /// This very program, also when another file has taken its place since it was started, or none has: the shim that it
@@ -190,6 +196,9 @@ impl Launcher {
             problem,
         };
         let path = std::path::absolute(dir.path()).map_err(|error| failed(error.to_string()))?;
+        if streams.is_none() && self.spare.lead(&path, SHIM_PATIENCE) {
+            return Ok(());
+        }
         let mut command = alone(&self.shim);
         command.arg0("milo-driver").arg("shim").arg(path);
         let held = give(&mut command, streams).map_err(|error| failed(error.to_string()))?;

@@ -1,4 +1,5 @@
-//! The one process that owns a container: `milo-driver shim <task dir>`. It creates the container, starts it when told,
+//! The one process that owns a container: `milo-driver shim <task dir>`, or without a folder one that
+//! [stands by](standby) for it. It creates the container, starts it when told,
 //! waits for its end, writes down how that was, and tells everyone who asks; agent, plugin and command line may die and
 //! come back meanwhile. What is to be run, and every decision about a task that is not its container's life, is made by
 //! those who start it.
@@ -21,6 +22,7 @@ pub mod life;
 pub mod log;
 pub mod protocol;
 pub mod server;
+pub mod standby;
 pub mod stdio;
 
 use std::{
@@ -66,23 +68,34 @@ const QUIET: Duration = Duration::from_millis(250);
 
 /// Runs the shim of the task whose folder is `dir`. To be called before anything starts a thread.
 pub fn main(dir: &Path) -> ExitCode {
-    // It may have been run as `/proc/self/exe`, whose last part would be its name.
-    // SAFETY: the name ends with a zero and is copied.
-    unsafe { libc::prctl(libc::PR_SET_NAME, c"milo-driver".as_ptr()) };
+    take_name();
     // From here on the process lives in `/`.
     let dir = TaskDir::at(std::path::absolute(dir).unwrap_or_else(|_| PathBuf::from(dir)));
-    match prepared(&dir) {
-        Ok(Some(ready)) => live(&dir, ready),
+    let prepared = intent(&dir).and_then(|intent| {
+        // Before anything is opened that is to stay open.
+        let inherited = detach::only_inherited(is_inherited(&intent.task.stdio))?;
+        prepared(&dir, intent, inherited)
+    });
+    match prepared {
+        Ok(Some(ready)) => leave(&dir, ready),
         Ok(None) => ExitCode::SUCCESS,
-        Err(error) => {
-            // For whoever has started this; and for whoever looks later.
-            let _ = write!(io::stderr(), "cannot begin: {error}");
-            if let Ok(log) = Log::open(&dir) {
-                log.say(format_args!("cannot begin: {error}"));
-            }
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&dir, &error, io::stderr()),
     }
+}
+
+/// The process may have been run as `/proc/self/exe`, whose last part would be its name.
+fn take_name() {
+    // SAFETY: the name ends with a zero and is copied.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"milo-driver".as_ptr()) };
+}
+
+/// Says why there will be no shim: to whoever has asked for one, and for whoever looks later.
+fn failed(dir: &TaskDir, error: &io::Error, mut asker: impl Write) -> ExitCode {
+    let _ = write!(asker, "cannot begin: {error}");
+    if let Ok(log) = Log::open(dir) {
+        log.say(format_args!("cannot begin: {error}"));
+    }
+    ExitCode::FAILURE
 }
 
 /// What is needed before the process is on its own.
@@ -95,16 +108,22 @@ struct Ready {
     inherited: Option<[OwnedFd; 3]>,
 }
 
-fn prepared(dir: &TaskDir) -> io::Result<Option<Ready>> {
-    let intent = dir.intent()?.ok_or_else(|| {
+fn intent(dir: &TaskDir) -> io::Result<Intent> {
+    dir.intent()?.ok_or_else(|| {
         let path = dir.path().join("task.json");
         io::Error::new(
             io::ErrorKind::NotFound,
             format!("`{}` is missing: no task is kept here", path.display()),
         )
-    })?;
-    // Before anything is opened that is to stay open.
-    let inherited = detach::only_inherited(is_inherited(&intent.task.stdio))?;
+    })
+}
+
+/// `None` when there is a shim on the task already.
+fn prepared(
+    dir: &TaskDir,
+    intent: Intent,
+    inherited: Option<[OwnedFd; 3]>,
+) -> io::Result<Option<Ready>> {
     let Some(lock) = lock(dir)? else {
         return Ok(None);
     };
@@ -175,17 +194,11 @@ pub fn process(dir: &TaskDir) -> io::Result<Option<Init>> {
 }
 
 /// Detaches, listens, and lives. Two processes come back from here: the one that was started, and the shim.
-fn live(dir: &TaskDir, ready: Ready) -> ExitCode {
-    let listen = || {
-        sign(&ready.lock)?;
-        Server::bind(dir)
-    };
-    match detach::detach(&ready.log, listen) {
+fn leave(dir: &TaskDir, ready: Ready) -> ExitCode {
+    match detach::detach(Some(&ready.log), || listen(dir, &ready)) {
         Ok(Side::Starter(code)) => code,
         Ok(Side::Shim(server)) => {
-            let (parts, lock) = parts(dir, ready);
-            serve(Life::begin(parts), server);
-            drop(lock);
+            live(dir, ready, server);
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -193,6 +206,17 @@ fn live(dir: &TaskDir, ready: Ready) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn listen(dir: &TaskDir, ready: &Ready) -> io::Result<Server> {
+    sign(&ready.lock)?;
+    Server::bind(dir)
+}
+
+fn live(dir: &TaskDir, ready: Ready, server: Server) {
+    let (parts, lock) = parts(dir, ready);
+    serve(Life::begin(parts), server);
+    drop(lock);
 }
 
 fn parts(dir: &TaskDir, ready: Ready) -> (Parts, File) {

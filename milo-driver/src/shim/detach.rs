@@ -48,9 +48,9 @@ pub fn only_inherited(wanted: bool) -> io::Result<Option<[OwnedFd; 3]>> {
 }
 
 /// Forks. The child leaves everything of its starter behind and calls `listen`; the starter waits for that and then has
-/// its code, and has said on its stderr what the child found wrong: the log may be what cannot be written. To be called in a
-/// process with one thread.
-pub fn detach<T>(log: &Log, listen: impl FnOnce() -> io::Result<T>) -> io::Result<Side<T>> {
+/// its code, and has said on its stderr what the child found wrong: the log may be what cannot be written. Without a log
+/// the child has no stderr until it [speaks into](speak_into) one. To be called in a process with one thread.
+pub fn detach<T>(log: Option<&Log>, listen: impl FnOnce() -> io::Result<T>) -> io::Result<Side<T>> {
     let (mut ready, mut tell) = io::pipe()?;
     // SAFETY: the process has one thread, so the child may go on as if nothing had happened.
     let forked = unsafe { libc::fork() };
@@ -79,10 +79,10 @@ pub fn detach<T>(log: &Log, listen: impl FnOnce() -> io::Result<T>) -> io::Resul
     }
 }
 
-/// What a child says that listens. Any other words, or none, are those of one that does not.
-const READY: &[u8] = b"1";
+/// What a shim says that listens. Any other words, or none, are those of one that does not.
+pub const READY: &[u8] = b"1";
 
-fn leave(log: &Log) -> io::Result<()> {
+fn leave(log: Option<&Log>) -> io::Result<()> {
     setsid()?;
     std::env::set_current_dir("/")?;
     let null = OpenOptions::new()
@@ -91,13 +91,21 @@ fn leave(log: &Log) -> io::Result<()> {
         .open("/dev/null")?;
     replace(libc::STDIN_FILENO, &null)?;
     replace(libc::STDOUT_FILENO, &null)?;
-    replace(libc::STDERR_FILENO, log)?;
+    match log {
+        Some(log) => speak_into(log)?,
+        None => replace(libc::STDERR_FILENO, &null)?,
+    }
     ignore_signals();
     set_child_subreaper(Some(getpid()))?;
     // A Nomad agent under systemd often has -1000, which every process below it would have too. Where it may not be
     // changed, it is what it is.
     let _ = fs::write("/proc/self/oom_score_adj", "0");
     Ok(())
+}
+
+/// Has everything that this process and its libraries say go into a log.
+pub fn speak_into(log: &Log) -> io::Result<()> {
+    replace(libc::STDERR_FILENO, log)
 }
 
 /// Makes one of the first three descriptors mean something else.

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use milo_driver::{shim, state::StateRoot};
 use runyard_common::testing;
 use rustix::{
     mount::{UnmountFlags, unmount},
@@ -21,10 +22,13 @@ pub(crate) fn plugin(dir: &Path) -> Option<u32> {
     processes().find(|pid| is_driver(*pid, dir) && !is_shim(*pid))
 }
 
-/// The shims of its tasks.
+/// The shims of its tasks; one that stands by has none yet.
 pub(crate) fn shims(dir: &Path) -> Vec<u32> {
-    processes()
-        .filter(|pid| is_driver(*pid, dir) && is_shim(*pid))
+    let tasks = StateRoot::new(dir.join("state")).tasks().unwrap();
+    let shims = tasks.iter().filter_map(|task| shim::process(task).ok()?);
+    shims
+        .filter_map(|shim| u32::try_from(shim.started(0).pid).ok())
+        .filter(|pid| is_driver(*pid, dir))
         .collect()
 }
 

@@ -17,7 +17,7 @@ use std::{
 
 use milo_driver::{
     exec::{self, ExecRequest, Size},
-    launch::{LaunchError, Launcher, Recovered},
+    launch::{LaunchError, Launcher, Recovered, Spare},
     shim::{
         self,
         client::{self, Connection},
@@ -55,6 +55,7 @@ pub(crate) fn place(script: &str) -> Option<Place> {
         state: StateRoot::new(root.path().join("state")),
         crun,
         shim: tool_binary("milo-driver"),
+        spare: Spare::default(),
     };
     let id = TaskId(root.path().display().to_string());
     Some(Place {
@@ -965,6 +966,58 @@ fn the_papers_of_a_command_go_even_when_it_ends_just_before_the_one_who_asked_fo
     caller.kill().unwrap();
     caller.wait().unwrap();
     place.dismiss();
+}
+
+// === Standing by ===
+
+/// The shims of a program that have no task, or had none when they were started.
+fn standing_by(program: &Path) -> Vec<i32> {
+    let shims = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+        let (exe, words) = (entry.path().join("exe"), entry.path().join("cmdline"));
+        fs::read_link(exe).is_ok_and(|exe| exe == program)
+            && fs::read(words).is_ok_and(|words| words == b"milo-driver\0shim\0")
+    });
+    shims
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+#[test]
+fn a_shim_that_stands_by_takes_one_task_and_ends_without_one() {
+    let Some(mut place) = place("exec sleep 1000") else {
+        return;
+    };
+    // A name of its own, by which its processes are known.
+    let program = place.root.path().join("milo-driver");
+    let ours = tool_binary("milo-driver");
+    fs::hard_link(&ours, &program)
+        .or_else(|_| fs::copy(&ours, &program).map(drop))
+        .unwrap();
+    place.launcher.shim = program.clone();
+    let spare = place.launcher.spare.clone();
+    for _ in 0..2 {
+        spare.keep(&program).unwrap();
+        assert_eq!(standing_by(&program).len(), 1);
+    }
+    place.run();
+    let shim = shim::process(&place.dir()).unwrap().unwrap();
+    assert_eq!(standing_by(&program), [shim.started(0).pid]);
+    place.dismiss();
+
+    // It may have been killed while nobody needed it.
+    spare.keep(&program).unwrap();
+    let idle = Pid::from_raw(standing_by(&program)[0]).unwrap();
+    kill_process(idle, Signal::KILL).unwrap();
+    place.run();
+    place.dismiss();
+
+    spare.keep(&program).unwrap();
+    assert_eq!(standing_by(&program).len(), 1);
+    place.launcher.spare = Spare::default();
+    drop(spare);
+    eventually(patience(), || {
+        standing_by(&program).is_empty().then_some(())
+    });
 }
 
 // === Other versions ===

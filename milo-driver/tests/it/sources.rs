@@ -11,7 +11,7 @@ use std::{
 use milo_driver::{
     bundle::{self, Plan, sources},
     host::Host,
-    launch::{LaunchError, Launcher, Recovered},
+    launch::{LaunchError, Launcher, Recovered, Spare},
     runtime::{Create, Crun, Runtime},
     shim::{client::Connection, protocol::Request},
     state::{StateRoot, TaskDir},
@@ -66,6 +66,7 @@ fn allocation() -> Option<Allocation> {
             state: StateRoot::new(path.join("state")),
             crun: CRUN.into(),
             shim: tool_binary("milo-driver"),
+            spare: Spare::default(),
         },
         folder,
         task,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use milo_driver::{
-    launch::Launcher,
+    launch::{Launcher, Spare},
     state::{StateRoot, TaskDir},
 };
 use runyard_common::testing::{TempDir, eventually, patience, tempdir, tool_binary};
@@ -87,6 +87,7 @@ impl Place {
                 state: StateRoot::new(folder.path().join("state")),
                 crun: CRUN.into(),
                 shim: tool_binary("milo-driver"),
+                spare: Spare::default(),
             },
             folder,
         }

@@ -12,7 +12,8 @@
 //! Every number has a gate: each command ends with success, each byte of a log arrives, each task of an agent is recovered,
 //! ends as it was ended, and is gone afterwards. Otherwise it is void.
 //!
-//! Both sides keep their records where they do on a node, which is in memory, if there is any to be had.
+//! Both sides keep their records where they do on a node, which is in memory, if there is any to be had, and see cgroups of
+//! one version: crun works with no other, and the mount namespace that shows it those is made once, before the clock runs.
 
 mod jar;
 mod logs;
@@ -20,8 +21,12 @@ mod records;
 mod startup;
 mod tasks;
 
+use std::ffi::CStr;
+use std::ffi::OsStr;
 use std::fs;
 use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -50,12 +55,8 @@ use crate::deps;
 /// Names a ready-made binary; without it, one is built.
 const BINARY: &str = "MILO_DRIVER_BIN";
 
-/// The version 2 hierarchy of a host that has both. crun refuses to work where it has controllers; milo-driver takes it
-/// out of crun's sight by itself.
-const UNIFIED: &str = "/sys/fs/cgroup/unified";
-
-/// Runs a command where that hierarchy is not mounted.
-const WITHOUT_UNIFIED: &str = r#"umount -l "$0" && exec "$@""#;
+/// The version 2 hierarchy of a host that has both. crun refuses to work where it has controllers.
+const UNIFIED: &CStr = c"/sys/fs/cgroup/unified";
 
 /// Limit for all laps of one run together.
 const LAPS_LIMIT: Duration = Duration::from_mins(2);
@@ -73,6 +74,7 @@ struct Lab {
     hello: Bundle,
     /// The same for one that waits, with the memory of a task under an agent.
     waiting: Bundle,
+    /// That the host has both versions of cgroups.
     is_hybrid: bool,
 }
 
@@ -92,7 +94,11 @@ struct Bundle {
 pub(super) fn measure(effort: &Effort) -> Result<Report> {
     let cases = effort.select(cases())?;
     refuse_without_means()?;
-    let lab = Lab::set_up()?;
+    let is_hybrid = is_hybrid();
+    if is_hybrid {
+        leave_unified().context("cannot leave the cgroup version 2 hierarchy")?;
+    }
+    let lab = Lab::set_up(is_hybrid)?;
     let mut facts = lab.facts(effort);
     let outcomes = plan::execute(&cases, &lab, true, effort);
     facts.push(("runs".into(), plan::describe_runs(&outcomes)));
@@ -115,7 +121,7 @@ fn cases() -> Vec<Case<Lab>> {
 }
 
 fn refuse_without_means() -> Result<()> {
-    let needed = ["crun", "java", "javac", "jar", "unshare"];
+    let needed = ["crun", "java", "javac", "jar"];
     let missing: Vec<_> = needed
         .into_iter()
         .filter(|program| deps::find(program).is_none())
@@ -136,7 +142,7 @@ fn refuse_without_means() -> Result<()> {
 }
 
 impl Lab {
-    fn set_up() -> Result<Self> {
+    fn set_up(is_hybrid: bool) -> Result<Self> {
         let binary = build::ready_made_or_release(BINARY, "milo-driver")?;
         let sandbox = Sandbox::new()?;
         let jar = jar::build(&sandbox)?;
@@ -145,7 +151,7 @@ impl Lab {
             hello: print("hello", &["--", "hello"])?,
             waiting: print("waiting", &tasks::as_under_an_agent())?,
             cores: Cores::undivided(),
-            is_hybrid: is_hybrid(),
+            is_hybrid,
             records: Records::beside(sandbox.dir())?,
             binary,
             jar,
@@ -184,20 +190,6 @@ impl Lab {
         self.numbers(helper)
     }
 
-    /// Times laps of crun, which do what the driver does for it where it is needed: once, before the clock runs.
-    fn crun_laps(&self, lap: &Lap, count: u64) -> Result<Vec<f64>> {
-        if !self.is_hybrid {
-            return self.laps(lap, count);
-        }
-        let mut helper = self.sandbox.command("unshare");
-        helper
-            .args(["--mount", "--propagation", "slave"])
-            .args(["sh", "-c", WITHOUT_UNIFIED, UNIFIED])
-            .arg(self.sandbox.helper())
-            .args(lap.arguments(count));
-        self.numbers(helper)
-    }
-
     fn numbers(&self, helper: Command) -> Result<Vec<f64>> {
         let said = self.said(helper, "laps", LAPS_LIMIT)?;
         let numbers: Result<Vec<f64>, _> = said.lines().map(str::parse).collect();
@@ -230,7 +222,7 @@ impl Lab {
 
     fn cgroups(&self) -> String {
         let hierarchies = if self.is_hybrid {
-            "version 1 and 2 (crun sees version 1 only)"
+            "version 1 and 2; both sides see version 1 only, for which the driver alone takes a mount namespace per task"
         } else if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
             "version 2"
         } else {
@@ -270,8 +262,25 @@ impl Bundle {
 
 /// Whether the version 2 hierarchy has controllers beside version 1.
 fn is_hybrid() -> bool {
-    let controllers = fs::read_to_string(Path::new(UNIFIED).join("cgroup.controllers"));
+    let unified = Path::new(OsStr::from_bytes(UNIFIED.to_bytes()));
+    let controllers = fs::read_to_string(unified.join("cgroup.controllers"));
     controllers.is_ok_and(|controllers| !controllers.trim().is_empty())
+}
+
+/// Goes where that hierarchy is not mounted, with everything that is started from now on: crun needs that, and what it costs
+/// is neither side's. To be called by the first thread, before there are others.
+fn leave_unified() -> io::Result<()> {
+    let checked = |answer: libc::c_int| match answer {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    };
+    // SAFETY: the strings are constants; the other arguments are not looked at or may be null.
+    unsafe {
+        checked(libc::unshare(libc::CLONE_NEWNS))?;
+        let (none, slave) = (std::ptr::null(), libc::MS_REC | libc::MS_SLAVE);
+        checked(libc::mount(none, c"/".as_ptr(), none, slave, none.cast()))?;
+        checked(libc::umount2(UNIFIED.as_ptr(), libc::MNT_DETACH))
+    }
 }
 
 /// What a command prints on stdout; what it prints on stderr explains a failure.

@@ -1,14 +1,11 @@
-//! The memory of a plugin and of its shims, as `/proc` tells it. Shims are the processes that were called
-//! `<program> shim <folder below the state directory>`; a plugin without any has none to count.
+//! The memory of a plugin and of its shims, as `/proc` tells it. Shims are the processes that say so in the records below the
+//! state directory; a plugin without any has none to count.
 
-use std::{
-    ffi::OsStr,
-    fs, io,
-    os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 use serde::Serialize;
+
+use crate::{shim, state::StateRoot};
 
 /// Memory at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -74,24 +71,10 @@ impl Shims {
 }
 
 fn shims(state: &Path) -> io::Result<Vec<u32>> {
-    let pids = fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    Ok(pids.filter(|pid| is_shim(*pid, state)).collect())
-}
-
-fn is_shim(pid: u32, state: &Path) -> bool {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    shim_folder(&line).is_some_and(|folder| folder.starts_with(state))
-}
-
-/// The folder in a command line as the kernel keeps it, with a zero behind each word.
-fn shim_folder(line: &[u8]) -> Option<PathBuf> {
-    let mut words = line.split(|byte| *byte == 0).skip(1);
-    let folder = words
-        .next()
-        .filter(|verb| *verb == b"shim")
-        .and(words.next())?;
-    Some(OsStr::from_bytes(folder).into())
+    let tasks = StateRoot::new(state).tasks()?;
+    let shims = tasks.iter().filter_map(|task| shim::process(task).ok()?);
+    let pids = shims.map(|shim| u32::try_from(shim.started(0).pid));
+    Ok(pids.filter_map(Result::ok).collect())
 }
 
 fn resident(pid: u32) -> io::Result<Resident> {
@@ -111,22 +94,6 @@ fn kilobytes(text: &str, key: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_shim_is_known_by_its_command_line() {
-        assert_eq!(
-            shim_folder(b"/bin/milo-driver\0shim\0/run/milo/tasks/1\0"),
-            Some("/run/milo/tasks/1".into())
-        );
-        assert_eq!(
-            shim_folder(b"/bin/milo-driver\0serve\0/run/milo/tasks/1\0"),
-            None
-        );
-        assert_eq!(shim_folder(b"shim\0/run/milo/tasks/1\0"), None);
-        assert_eq!(shim_folder(b"milo-driver\0shim"), None);
-        // A thread of the kernel.
-        assert_eq!(shim_folder(b""), None);
-    }
 
     #[test]
     fn this_process_holds_memory_and_is_no_shim() {

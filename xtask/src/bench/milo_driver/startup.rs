@@ -35,7 +35,7 @@ pub(super) fn run() -> Case<Lab> {
             Side::Peer => {
                 let (folder, id) = (&lab.hello.folder, &lab.hello.container);
                 let line = lab.crun(&["run", "--bundle", folder, id]);
-                lab.crun_laps(&Lap::default().timed(line), count)?
+                lab.laps(&Lap::default().timed(line), count)?
             }
         };
         let plain = lab.laps(&plain, count)?;
@@ -75,7 +75,7 @@ pub(super) fn create_and_start(lab: &Lab, count: u64) -> Result<Vec<f64>> {
         .timed(lab.crun(&["create", "--bundle", folder, id]))
         .timed(lab.crun(&["start", id]))
         .after(lab.crun(&["delete", "--force", id]));
-    lab.crun_laps(&lap, count)
+    lab.laps(&lap, count)
 }
 
 fn laps(size: Size) -> u64 {
