@@ -142,19 +142,20 @@ impl Group {
     }
 
     pub(super) fn remove(&self) -> io::Result<()> {
-        self.folders()?
-            .iter()
-            .try_for_each(|folder| files::remove(folder))
+        // One that cannot be removed is no reason to leave the others.
+        let removed: Vec<_> = self.folders()?.iter().map(|it| files::remove(it)).collect();
+        removed.into_iter().collect()
     }
 
     /// The group in every hierarchy that has it, those without a controller too: crun makes it in `systemd` and `net_cls` as
-    /// well.
+    /// well. Where it finds a folder `unified` without a hierarchy it makes plain folders and files, whose pids are nobody's.
     fn folders(&self) -> io::Result<Vec<PathBuf>> {
         let mut folders = Vec::new();
         let hierarchies = files::absent_is(fs::read_dir(&self.root).map(Some), None)?;
         for hierarchy in hierarchies.into_iter().flatten() {
-            let folder = hierarchy?.path().join(&self.path);
-            if folder.is_dir() {
+            let hierarchy = hierarchy?.path();
+            let folder = hierarchy.join(&self.path);
+            if folder.is_dir() && hierarchy.join("cgroup.procs").exists() {
                 folders.push(folder);
             }
         }
@@ -291,15 +292,37 @@ mod tests {
     fn a_group_is_removed_from_every_hierarchy_with_and_without_a_controller() {
         let root = tempdir();
         let folders = ["memory", "systemd", "net_cls,net_prio"].map(|hierarchy| {
+            write(root.path(), &format!("{hierarchy}/cgroup.procs"), "");
             let folder = root.path().join(hierarchy).join("milo/x");
             fs::create_dir_all(folder.join("below")).unwrap();
             folder
         });
-        Group::new(root.path(), Path::new("milo/x"))
-            .remove()
-            .unwrap();
+        // As if it were in use.
+        let stuck = folders[1].join("below/file");
+        fs::write(&stuck, "").unwrap();
+        let group = Group::new(root.path(), Path::new("milo/x"));
+        group.remove().unwrap_err();
+        let left = folders.each_ref().map(|folder| folder.exists());
+        assert_eq!(left, [false, true, false]);
+        fs::remove_file(stuck).unwrap();
+        group.remove().unwrap();
         for folder in folders {
             assert!(!folder.exists() && folder.parent().unwrap().exists());
         }
+    }
+
+    #[test]
+    fn a_folder_that_is_no_hierarchy_has_no_groups_whatever_lies_in_it() {
+        let mut sleeper = Command::new("sleep").arg("1000").spawn().unwrap();
+        let root = tempdir();
+        let pid = sleeper.id().to_string();
+        write(root.path(), "unified/milo/x/cgroup.procs", &pid);
+        write(root.path(), "memory/cgroup.procs", "");
+        write(root.path(), "memory/milo/x/cgroup.procs", "");
+        let group = Group::new(root.path(), Path::new("milo/x"));
+        group.kill().unwrap();
+        assert!(sleeper.try_wait().unwrap().is_none());
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
     }
 }

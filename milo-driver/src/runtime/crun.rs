@@ -94,19 +94,19 @@ impl Crun {
     fn has_record(&self, id: &str) -> bool {
         self.root.join(id).exists()
     }
-}
 
-impl Runtime for Crun {
-    fn create(&self, create: Create<'_>) -> Result<i32, RuntimeError> {
+    /// Makes a container with `create`, or with `run --detach`.
+    fn made(&self, verb: &'static str, create: Create<'_>) -> Result<i32, RuntimeError> {
         if self.has_record(create.id) {
             self.delete(create.id)?;
         }
         let [stdin, stdout, stderr] = create.stdio;
         let mut command = self.command();
+        command.arg("--log").arg(create.log).arg(verb);
+        if verb == "run" {
+            command.arg("--detach");
+        }
         command
-            .arg("--log")
-            .arg(create.log)
-            .arg("create")
             .arg("--bundle")
             .arg(create.bundle)
             .arg("--pid-file")
@@ -116,14 +116,24 @@ impl Runtime for Crun {
             .stdout(Stdio::from(stdout))
             .stderr(Stdio::from(stderr));
         sources::attach(&mut command, create.sources)
-            .map_err(|error| failed("create", format!("its mounts' sources: {error}")))?;
+            .map_err(|error| failed(verb, format!("its mounts' sources: {error}")))?;
         let logged = fs::metadata(create.log).map_or(0, |file| file.len());
-        self.call("create", &mut command)
+        self.call(verb, &mut command)
             .map_err(|error| in_its_own_words(error, create.log, logged))?;
         read_pid(create.pid_file).map_err(|error| {
             let file = create.pid_file.display();
-            failed("create", format!("its pid file `{file}`: {error}"))
+            failed(verb, format!("its pid file `{file}`: {error}"))
         })
+    }
+}
+
+impl Runtime for Crun {
+    fn create(&self, create: Create<'_>) -> Result<i32, RuntimeError> {
+        self.made("create", create)
+    }
+
+    fn run(&self, create: Create<'_>) -> Result<i32, RuntimeError> {
+        self.made("run", create)
     }
 
     fn start(&self, id: &str) -> Result<(), RuntimeError> {
@@ -252,7 +262,9 @@ pub(crate) fn close_rest() {
     };
 }
 
-/// Takes the version 2 hierarchy out of a mount namespace of the caller's own. System calls only.
+/// Takes the version 2 hierarchy out of a mount namespace of the caller's own. Its place is taken by an empty file system that
+/// ends with the namespace: crun makes folders and files there as if it were a hierarchy, which would stay on the host for
+/// ever. System calls only.
 pub(super) fn detach_unified() -> io::Result<()> {
     let (cgroups, unified) = (c"/sys/fs/cgroup", c"/sys/fs/cgroup/unified");
     // SAFETY: the strings are constants with a terminating zero; null is allowed where it is given.
@@ -270,6 +282,13 @@ pub(super) fn detach_unified() -> io::Result<()> {
         ))?;
         // It may have been unmounted since this host was looked at.
         libc::umount2(unified.as_ptr(), libc::MNT_DETACH);
+        libc::mount(
+            c"none".as_ptr(),
+            unified.as_ptr(),
+            c"tmpfs".as_ptr(),
+            libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
+            c"mode=755,size=1m".as_ptr().cast(),
+        );
     }
     Ok(())
 }

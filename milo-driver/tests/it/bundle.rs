@@ -284,7 +284,7 @@ impl Stage {
 
     /// A verb of crun, where a hierarchy it would refuse is out of its sight.
     fn crun(&self, verb: &[&str], task: &Task) -> Command {
-        let script = "if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi; \
+        let script = "if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified && mount -t tmpfs none /sys/fs/cgroup/unified; fi; \
                       exec crun \"$@\"";
         let mut command = Command::new("unshare");
         command

@@ -564,8 +564,7 @@ fn a_printed_bundle_is_one_that_crun_runs() {
             &["exit", "42"],
         )
         .success();
-    let script =
-        "if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi; exec \"$@\"";
+    let script = "if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified && mount -t tmpfs none /sys/fs/cgroup/unified; fi; exec \"$@\"";
     let mut words = said.split_whitespace();
     assert_eq!(words.next(), Some("crun"));
     let mut command = Command::new("unshare");

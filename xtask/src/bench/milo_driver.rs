@@ -279,7 +279,10 @@ fn leave_unified() -> io::Result<()> {
         checked(libc::unshare(libc::CLONE_NEWNS))?;
         let (none, slave) = (std::ptr::null(), libc::MS_REC | libc::MS_SLAVE);
         checked(libc::mount(none, c"/".as_ptr(), none, slave, none.cast()))?;
-        checked(libc::umount2(UNIFIED.as_ptr(), libc::MNT_DETACH))
+        checked(libc::umount2(UNIFIED.as_ptr(), libc::MNT_DETACH))?;
+        // crun makes folders there all the same; they end with the namespace.
+        let (kind, size) = (c"tmpfs".as_ptr(), c"size=16m".as_ptr());
+        checked(libc::mount(kind, UNIFIED.as_ptr(), kind, 0, size.cast()))
     }
 }
 
