@@ -196,7 +196,7 @@ impl Launcher {
             problem,
         };
         let path = std::path::absolute(dir.path()).map_err(|error| failed(error.to_string()))?;
-        if streams.is_none() && self.spare.lead(&path, SHIM_PATIENCE) {
+        if self.spare.lead(&path, streams.is_some(), SHIM_PATIENCE) {
             return Ok(());
         }
         let mut command = alone(&self.shim);

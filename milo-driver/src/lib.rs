@@ -85,7 +85,8 @@ use std::{ffi::OsString, path::Path, process::ExitCode};
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     match args.get(1).and_then(|verb| verb.to_str()) {
-        Some("shim") if args.len() == 2 => shim::standby::main(),
+        Some("shim") if args.len() == 2 => shim::standby::main(false),
+        Some("shim") if args[2] == shim::standby::WITH_STREAMS => shim::standby::main(true),
         Some("shim") if args.len() == 3 => shim::main(Path::new(&args[2])),
         Some("init") => init::main(args.into_iter().skip(2)),
         None if handshake::is_called(&|name| std::env::var_os(name)) => cli::plugin(),

@@ -17,7 +17,7 @@ use super::{Context, interrupt::Signals};
 use crate::{
     host::Host,
     jre::{JreError, Jres},
-    launch::{LaunchError, Recovered},
+    launch::{LaunchError, Launcher, OURSELVES, Recovered, Spare},
     prepare::{Means, PrepareError, Prepared, prepare},
     shim::{
         client::Connection,
@@ -30,6 +30,12 @@ use crate::{
 pub(super) use self::ask::{Args, pair};
 
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
+    // Its program is loaded while the bundle is planned. Without it, or with one that is of no use, that takes its turn.
+    let is_attached = !args.detach && !args.dry_run && args.print_bundle.is_none();
+    let spare = is_attached
+        .then(|| Spare::begin(Path::new(OURSELVES), own_streams().ok()?).ok())
+        .flatten()
+        .unwrap_or_default();
     let task = args.task(&context.config, &context.state())?;
     let host = Host::detect()?;
     let jres = Jres::discover(&context.search());
@@ -56,7 +62,11 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     if args.detach {
         detached(&prepared, context)
     } else {
-        attached(&prepared, &dir, context)
+        let launcher = Launcher {
+            spare,
+            ..context.launcher()?
+        };
+        attached(&prepared, &dir, &launcher)
     }
 }
 
@@ -128,8 +138,7 @@ fn detached(prepared: &Prepared, context: &Context) -> anyhow::Result<Exit> {
 
 /// Runs it with the streams of this process, which passes signals on and ends as it ends. The container does not outlive
 /// this process.
-fn attached(prepared: &Prepared, dir: &TaskDir, context: &Context) -> anyhow::Result<Exit> {
-    let launcher = context.launcher()?;
+fn attached(prepared: &Prepared, dir: &TaskDir, launcher: &Launcher) -> anyhow::Result<Exit> {
     let mut signals = Signals::block()?;
     let streams = own_streams()?;
     let launched = launcher.launch_attached(&prepared.task, streams, |bundle| {

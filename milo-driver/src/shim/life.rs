@@ -6,10 +6,13 @@
 //!              ┌─▶ Failed ────────────────────────────────────┐
 //!  Preparing ──┼─▶ Created ──start──▶ Running ──┐             ├──dismiss──▶ (over)
 //!              │      └──────────kill───────────┴──▶ Exited ──┘
+//!              ├─▶ Intended ──start──▶ (Running or Failed)
 //!              └─▶ (adopted: Created, Running or Exited, as the records and the process say)
 //! ```
 //!
 //! - Preparing is the time before [`Life::begin`] returns: clients connect and wait.
+//! - Intended is an ephemeral task, of which nothing has to be on record before it runs, because nobody could use it: the
+//!   task dies with the one who asks for it. It is made and started in one step.
 //! - To Created: stdio open, `create`, pidfd, `started.json`.
 //! - To Exited: the program's output is copied to its end, OOM evidence read, `exit.json` written, everyone answered; then
 //!   the container is deleted. An ephemeral task's container and records are gone before anyone is answered.
@@ -32,7 +35,7 @@ use super::{
 };
 use crate::{
     bundle::sources,
-    runtime::{Create, Runtime, Status},
+    runtime::{Create, Runtime, RuntimeError, Status},
     state::{Intent, Started, TaskDir},
     task::Exit,
 };
@@ -45,6 +48,8 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 const LOOK_FOR_READER: Duration = Duration::from_secs(1);
 /// How often one looks whether a program heeds a signal by now.
 const LOOK_FOR_HANDLER: Duration = Duration::from_millis(20);
+/// What is said of a task that nobody has started yet.
+const NOT_BEGUN: &str = "it has not begun";
 /// How long a state that only a client can lead on from lasts without any client.
 const UNATTENDED: Duration = Duration::from_secs(10);
 
@@ -90,6 +95,8 @@ pub struct Life {
 
 enum State {
     Failed(String),
+    /// With the descriptors of inherited streams.
+    Intended(Option<[OwnedFd; 3]>),
     Created(Container),
     Running(Container),
     Exited(Exit),
@@ -174,29 +181,56 @@ impl Life {
         }
         match self.dir.started().map_err(unreadable)? {
             Some(started) => self.adopt(&started, boot).map_err(unreadable),
+            None if self.is_one_step() => Ok(State::Intended(given)),
             None => self.create(given).map(State::Created),
         }
+    }
+
+    /// Whether the task is made and started at once. Its cgroup is all that is known of it should this process die meanwhile.
+    fn is_one_step(&self) -> bool {
+        let task = &self.intent.task;
+        task.ephemeral && task.cgroup.join.is_empty() && !task.cgroup.disabled
     }
 
     // === Creation ===
 
     fn create(&mut self, given: Option<[OwnedFd; 3]>) -> Result<Container, String> {
+        let (pid, plumbing) = self.made(given, |runtime, create| runtime.create(create))?;
+        self.record(pid).inspect(|_| self.plumbing = plumbing)
+    }
+
+    /// Makes and starts it in one step.
+    fn make_and_start(&mut self, given: Option<[OwnedFd; 3]>) -> Result<Container, String> {
+        self.oom_before = self.oom_kills();
+        let (pid, plumbing) = self.made(given, |runtime, create| runtime.run(create))?;
+        self.plumbing = plumbing;
+        let container = Container {
+            init: watched(pid)?,
+            started_at: now(),
+        };
+        self.note(&container.started());
+        Ok(container)
+    }
+
+    fn made(
+        &self,
+        given: Option<[OwnedFd; 3]>,
+        make: impl FnOnce(&dyn Runtime, Create<'_>) -> Result<i32, RuntimeError>,
+    ) -> Result<(i32, Plumbing), String> {
         let task = &self.intent.task;
         let (plumbing, stdio) = Plumbing::open(&self.dir, &task.stdio, &task.dirs, given)
             .map_err(|error| error.to_string())?;
         let sources = sources::hold(task, &self.dir.bundle()).map_err(|error| error.to_string())?;
-        let pid = self
-            .runtime
-            .create(Create {
-                id: &self.id,
-                bundle: &self.dir.bundle(),
-                pid_file: &self.dir.path().join("pid"),
-                log: &self.dir.log(),
-                sources,
-                stdio,
-            })
-            .map_err(|error| error.to_string())?;
-        self.record(pid).inspect(|_| self.plumbing = plumbing)
+        let create = Create {
+            id: &self.id,
+            bundle: &self.dir.bundle(),
+            pid_file: &self.dir.path().join("pid"),
+            log: &self.dir.log(),
+            sources,
+            stdio,
+        };
+        let pid = make(&*self.runtime, create).map_err(|error| error.to_string())?;
+        Ok((pid, plumbing))
     }
 
     /// Makes a new container known: to its cgroups and to the records.
@@ -208,9 +242,8 @@ impl Life {
             self.log
                 .say(format_args!("cannot leave a cgroup to another: {error}"));
         }
-        let init = Init::of(pid).map_err(|error| format!("cannot watch process {pid}: {error}"))?;
         let container = Container {
-            init,
+            init: watched(pid)?,
             started_at: 0,
         };
         self.oom_before = self.oom_kills();
@@ -330,6 +363,9 @@ impl Life {
             State::Failed(error) => Answer::Failed {
                 error: error.clone(),
             },
+            State::Intended(_) => Answer::Failed {
+                error: NOT_BEGUN.into(),
+            },
             State::Created(container) => Answer::Created(container.started()),
             State::Running(container) => Answer::Running(container.started()),
             State::Exited(exit) => Answer::Exited(exit.clone()),
@@ -337,6 +373,13 @@ impl Life {
     }
 
     fn start(&mut self, client: Client) {
+        if let State::Intended(given) = &mut self.state {
+            let given = given.take();
+            self.state = match self.make_and_start(given) {
+                Ok(container) => State::Running(container),
+                Err(problem) => State::Failed(self.failed(problem)),
+            };
+        }
         if let State::Created(container) = &self.state {
             if let Err(error) = self.runtime.start(&self.id) {
                 self.log.say(format_args!("{error}"));
@@ -371,7 +414,9 @@ impl Life {
 
     fn wait(&mut self, client: Client, what: For) {
         match &self.state {
-            State::Created(_) | State::Running(_) => self.waiting.push(Waiting { client, what }),
+            State::Intended(_) | State::Created(_) | State::Running(_) => {
+                self.waiting.push(Waiting { client, what });
+            }
             State::Failed(_) | State::Exited(_) if what == For::Dismissal => self.dismiss(client),
             State::Failed(_) | State::Exited(_) => self.answer(client, self.described()),
         }
@@ -409,7 +454,7 @@ impl Life {
     fn container(&self) -> Option<&Container> {
         match &self.state {
             State::Created(container) | State::Running(container) => Some(container),
-            State::Failed(_) | State::Exited(_) => None,
+            State::Failed(_) | State::Intended(_) | State::Exited(_) => None,
         }
     }
 
@@ -452,6 +497,10 @@ impl Life {
 
     /// Kills everything: what is in the cgroup, and the first process, with which its pid namespace dies.
     fn kill(&mut self) {
+        if matches!(self.state, State::Intended(_)) {
+            self.state = State::Failed(NOT_BEGUN.into());
+            return self.vanish();
+        }
         let Some(container) = self.container() else {
             return;
         };
@@ -662,7 +711,7 @@ impl Life {
     /// whose owner died before it was started.
     pub fn patience(&self) -> Option<Duration> {
         let needs_client = match &self.state {
-            State::Failed(_) => true,
+            State::Failed(_) | State::Intended(_) => true,
             State::Created(_) => self.intent.task.ephemeral,
             State::Running(_) | State::Exited(_) => false,
         };
@@ -678,6 +727,10 @@ impl Life {
             _ => self.kill(),
         }
     }
+}
+
+fn watched(pid: i32) -> Result<Init, String> {
+    Init::of(pid).map_err(|error| format!("cannot watch process {pid}: {error}"))
 }
 
 /// Adds a process to a cgroup of a version 1 hierarchy.
@@ -1014,22 +1067,80 @@ mod tests {
         place.dismiss(shim);
     }
 
+    /// A task that is made and started in one step.
+    fn ephemeral(script: &str) -> Place {
+        let mut place = Place::new(script);
+        place.intent.task.ephemeral = true;
+        place.intent.task.cgroup.disabled = false;
+        place
+    }
+
     #[test]
     fn an_ephemeral_task_is_gone_when_its_end_is_told() {
-        let mut place = Place::new("exit 5");
-        place.intent.task.ephemeral = true;
+        for is_one_step in [true, false] {
+            let mut place = ephemeral("exit 5");
+            place.intent.task.cgroup.disabled = !is_one_step;
+            let shim = place.shim();
+            let mut attached = place.connect();
+            attached.send(&Request::Attach).unwrap();
+            place.start();
+            let answer = attached.receive().unwrap();
+            assert!(
+                matches!(answer, Answer::Exited(Exit { code: 5, .. })),
+                "{answer:?}"
+            );
+            assert!(!place.dir.path().exists());
+            assert_eq!(place.containers(), 0);
+            shim.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_ephemeral_task_is_on_record_as_soon_as_it_runs() {
+        let place = ephemeral("exec sleep 1000");
         let shim = place.shim();
         let mut attached = place.connect();
         attached.send(&Request::Attach).unwrap();
-        place.start();
-        let answer = attached.receive().unwrap();
-        assert!(
-            matches!(answer, Answer::Exited(Exit { code: 5, .. })),
-            "{answer:?}"
-        );
-        assert!(!place.dir.path().exists());
         assert_eq!(place.containers(), 0);
+        let started = place.start();
+        assert_eq!(place.dir.started().unwrap(), Some(started.clone()));
+        assert_eq!(place.start(), started);
+        drop(attached);
         shim.join().unwrap();
+        assert_eq!(place.containers(), 0);
+    }
+
+    #[test]
+    fn an_ephemeral_task_that_nobody_starts_is_never_made() {
+        for is_dismissed in [true, false] {
+            let place = ephemeral("exit 0");
+            let shim = place.shim();
+            let error = NOT_BEGUN.to_owned();
+            assert_eq!(place.ask(&Request::State), Answer::Failed { error });
+            let mut attached = place.connect();
+            attached.send(&Request::Attach).unwrap();
+            if is_dismissed {
+                assert_eq!(place.ask(&Request::Dismiss), Answer::Done);
+            }
+            drop(attached);
+            shim.join().unwrap();
+            assert!(!place.dir.path().exists());
+            assert_eq!(place.containers(), 0);
+        }
+    }
+
+    #[test]
+    fn an_ephemeral_task_that_cannot_be_made_says_why() {
+        let mut place = ephemeral("exit 0");
+        place.fake.start_fault = Some("not today".into());
+        let shim = place.shim();
+        let mut attached = place.connect();
+        attached.send(&Request::Attach).unwrap();
+        let error = "fake start: not today".to_owned();
+        assert_eq!(place.ask(&Request::Start), Answer::Failed { error });
+        assert_eq!(place.containers(), 0);
+        drop(attached);
+        place.dismiss(shim);
     }
 
     #[test]

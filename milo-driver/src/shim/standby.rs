@@ -2,8 +2,8 @@
 //! to leave its starter. Who wants one is [`Spare`](crate::launch::Spare)'s caller.
 //!
 //! ```text
-//!  milo-driver shim ──fork──▶ (on its own) ──the task's folder──▶ a shim like any other
-//!                                   └──the socket is closed──▶ (gone)
+//!  milo-driver shim [--with-streams] ──fork──▶ (on its own) ──the task's folder──▶ a shim like any other
+//!                                                    └──the socket is closed──▶ (gone)
 //! ```
 //!
 //! The folder comes through the socket that is the process' stdin, up to its end; back comes [`READY`] as soon as the shim
@@ -12,7 +12,10 @@
 use std::{
     ffi::OsStr,
     io::{self, Read, Write},
-    os::{fd::AsFd, unix::ffi::OsStrExt, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{ffi::OsStrExt, net::UnixStream},
+    },
     path::Path,
     process::ExitCode,
 };
@@ -26,21 +29,24 @@ use super::{
 };
 use crate::state::TaskDir;
 
+/// The argument of one whose task will have its streams from descriptors 3, 4 and 5.
+pub const WITH_STREAMS: &str = "--with-streams";
+
 /// Stands by, on its own, and then is the shim of the task that it is given. To be called before anything starts a thread.
-pub fn main() -> ExitCode {
+pub fn main(with_streams: bool) -> ExitCode {
     take_name();
-    let began = detach::only_inherited(false).and_then(|_| {
+    let began = detach::only_inherited(with_streams).and_then(|streams| {
         let asker = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        Ok((detach::detach(None, || Ok(()))?, asker))
+        Ok((detach::detach(None, || Ok(()))?, asker, streams))
     });
     match began {
-        Ok((Side::Starter(code), _)) => code,
-        Ok((Side::Shim(()), asker)) => wait(asker),
+        Ok((Side::Starter(code), ..)) => code,
+        Ok((Side::Shim(()), asker, streams)) => wait(asker, streams),
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn wait(mut asker: UnixStream) -> ExitCode {
+fn wait(mut asker: UnixStream, streams: Option<[OwnedFd; 3]>) -> ExitCode {
     let mut path = Vec::new();
     match asker.read_to_end(&mut path) {
         Ok(0) => return ExitCode::SUCCESS,
@@ -48,7 +54,7 @@ fn wait(mut asker: UnixStream) -> ExitCode {
         Err(_) => return ExitCode::FAILURE,
     }
     let dir = TaskDir::at(Path::new(OsStr::from_bytes(&path)));
-    let begun = match begin(&dir) {
+    let begun = match begin(&dir, streams) {
         Ok(begun) => begun,
         Err(error) => return failed(&dir, &error, asker),
     };
@@ -62,8 +68,8 @@ fn wait(mut asker: UnixStream) -> ExitCode {
 }
 
 /// `None` when there is a shim on the task already.
-fn begin(dir: &TaskDir) -> io::Result<Option<(Ready, Server)>> {
-    let Some(ready) = prepared(dir, intent(dir)?, None)? else {
+fn begin(dir: &TaskDir, streams: Option<[OwnedFd; 3]>) -> io::Result<Option<(Ready, Server)>> {
+    let Some(ready) = prepared(dir, intent(dir)?, streams)? else {
         return Ok(None);
     };
     detach::speak_into(&ready.log)?;

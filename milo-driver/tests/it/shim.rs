@@ -589,38 +589,46 @@ fn a_program_that_may_lose_output_is_not_held_up() {
 
 #[test]
 fn the_attached_have_their_own_streams_and_leave_nothing() {
-    let Some(mut place) = place("read line; echo got $line; exit 9") else {
-        return;
-    };
-    place.task.ephemeral = true;
-    for stream in [
-        &mut place.task.stdio.stdin,
-        &mut place.task.stdio.stdout,
-        &mut place.task.stdio.stderr,
-    ] {
-        *stream = Stream::Inherited;
+    for is_ahead in [false, true] {
+        let Some(mut place) = place("read line; echo got $line; exit 9") else {
+            return;
+        };
+        place.task.ephemeral = true;
+        for stream in [
+            &mut place.task.stdio.stdin,
+            &mut place.task.stdio.stdout,
+            &mut place.task.stdio.stderr,
+        ] {
+            *stream = Stream::Inherited;
+        }
+        let (stdin, mut input) = io::pipe().unwrap();
+        let (mut output, stdout) = io::pipe().unwrap();
+        let stderr = stdout.try_clone().unwrap();
+        let streams = [OwnedFd::from(stdin), stdout.into(), stderr.into()];
+        if is_ahead {
+            let copies = streams.each_ref().map(|stream| stream.try_clone().unwrap());
+            place.launcher.spare = Spare::begin(&place.launcher.shim, copies).unwrap();
+            // With this one there would be no shim at all.
+            place.launcher.shim = "/bin/false".into();
+        }
+        let bundle = |bundle: &Path| place.bundle(bundle);
+        let (_, mut attached) = place
+            .launcher
+            .launch_attached(&place.task, streams, bundle)
+            .unwrap();
+        input.write_all(b"hello\n").unwrap();
+        let mut text = String::new();
+        // The end comes although the shim still lives: it keeps no copy.
+        output.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "got hello\n");
+        assert_eq!(exited(attached.receive().unwrap()).code, 9);
+        assert!(!place.dir().path().exists());
+        place.assert_no_container();
+        let gone = place.launcher.state.path().join("gone");
+        eventually(patience(), || {
+            (fs::read_dir(&gone).unwrap().count() == 0).then_some(())
+        });
     }
-    let (stdin, mut input) = io::pipe().unwrap();
-    let (mut output, stdout) = io::pipe().unwrap();
-    let stderr = stdout.try_clone().unwrap();
-    let streams = [OwnedFd::from(stdin), stdout.into(), stderr.into()];
-    let bundle = |bundle: &Path| place.bundle(bundle);
-    let (_, mut attached) = place
-        .launcher
-        .launch_attached(&place.task, streams, bundle)
-        .unwrap();
-    input.write_all(b"hello\n").unwrap();
-    let mut text = String::new();
-    // The end comes although the shim still lives: it keeps no copy.
-    output.read_to_string(&mut text).unwrap();
-    assert_eq!(text, "got hello\n");
-    assert_eq!(exited(attached.receive().unwrap()).code, 9);
-    assert!(!place.dir().path().exists());
-    place.assert_no_container();
-    let gone = place.launcher.state.path().join("gone");
-    eventually(patience(), || {
-        (fs::read_dir(&gone).unwrap().count() == 0).then_some(())
-    });
 }
 
 #[test]
