@@ -8,9 +8,14 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
+
+use runyard_common::memory;
 
 pub(crate) use self::survey::{crun, version};
 use crate::{
@@ -32,6 +37,9 @@ use crate::{
     task::{Exit, Program, Task, TaskId},
 };
 
+/// How long nothing is started until a start's memory is given back.
+const QUIET: Duration = Duration::from_millis(250);
+
 /// This machine. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct Machine(Arc<Shared>);
@@ -47,6 +55,8 @@ struct Shared {
     owner: Mutex<Option<Owner>>,
     /// The shim of the next task.
     spare: Spare,
+    /// How many tasks were started.
+    starts: AtomicU64,
 }
 
 impl Machine {
@@ -59,6 +69,7 @@ impl Machine {
             surveyor: survey::Surveyor::default(),
             owner: Mutex::default(),
             spare: Spare::default(),
+            starts: AtomicU64::default(),
         }))
     }
 
@@ -117,9 +128,8 @@ impl Engine for Machine {
             .blocking(move |shared| shared.start(task))
             .await
             .map_err(|error| StartError::passing(error.0))??;
-        // While the answer is on its way. Where none can stand by, the next start is a little slower.
-        let shared = self.0.clone();
-        tokio::task::spawn_blocking(move || drop(shared.spare.keep(Path::new(launch::OURSELVES))));
+        // While the answer is on its way.
+        tokio::spawn(self.0.clone().get_ready());
         Ok(begun)
     }
 
@@ -204,6 +214,20 @@ impl Engine for Machine {
 }
 
 impl Shared {
+    /// Gets ready for the next start, and when there is none for a moment, gives back what starts alone need.
+    async fn get_ready(self: Arc<Self>) {
+        let number = self.starts.fetch_add(1, Ordering::Relaxed) + 1;
+        let shared = self.clone();
+        // Where no shim can stand by, the next start is a little slower.
+        let kept = move || drop(shared.spare.keep(Path::new(launch::OURSELVES)));
+        let _ = tokio::task::spawn_blocking(kept).await;
+        tokio::time::sleep(QUIET).await;
+        if self.starts.load(Ordering::Relaxed) == number {
+            // What could not be given back is kept.
+            let _ = tokio::task::spawn_blocking(memory::release_startup_pages).await;
+        }
+    }
+
     fn config(&self) -> Config {
         lock(&self.config).clone()
     }

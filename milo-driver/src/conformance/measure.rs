@@ -46,6 +46,10 @@ const MOST_ENDS: usize = 20;
 /// What a plugin and its shims may need to come to rest before their memory is read.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// What a program that is up may need until it is idle: tasks are started one by one, and share the processors with those
+/// before.
+const IDLE: Duration = Duration::from_millis(100);
+
 /// What a question needs at most to reach the plugin: it must be there before what it asks for happens.
 const ASKED: Duration = Duration::from_millis(50);
 
@@ -59,7 +63,7 @@ pub struct Measurement {
     pub tasks: usize,
     /// From the handshake's wait to a connection, of the first launch.
     pub launch: Times,
-    /// `StartTask`, one after another, each when the program of the one before was up.
+    /// `StartTask`, one after another, each when the program of the one before was up and had a moment to become idle.
     pub start: Times,
     /// From the same moment to the first byte that the program wrote to its stdout.
     pub first_byte: Times,
@@ -170,6 +174,7 @@ impl<'a> Scene<'a> {
             let (start, first) = self.start(&block).await?;
             starts.push(start);
             firsts.push(first);
+            time::sleep(IDLE).await;
             if marks(measured.tasks).contains(&count) {
                 time::sleep(SETTLE).await;
                 measured.memory.push(self.memory()?);

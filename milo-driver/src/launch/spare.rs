@@ -1,5 +1,5 @@
 //! A shim that stands by before there is a task for it. What it does meanwhile, and how it learns its task, is
-//! [`standby`](crate::shim::standby)'s; who wants one, the caller's knowledge.
+//! [`standby`]'s; who wants one, the caller's knowledge.
 
 use std::{
     io::{self, Read, Write},
