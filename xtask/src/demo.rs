@@ -1,5 +1,6 @@
 //! The demo: every daemon on its embedded default, each tool's main job for real, one table of what came of it.
 
+mod buildctl;
 mod milo_driver;
 mod overseerctl;
 
@@ -71,6 +72,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
         shown.extend(match tool {
             "overseerctl" => overseerctl::demonstrate(&binary)?,
             "milo-driver" => milo_driver::demonstrate(&binary)?,
+            "buildctl" => buildctl::demonstrate(&binary)?,
             other => bail!("{other} has no demo"),
         });
     }

@@ -22,7 +22,7 @@ struct Package {
     needed_for: &'static str,
 }
 
-const PACKAGES: [Package; 5] = [
+const PACKAGES: [Package; 10] = [
     Package {
         name: "gcc",
         program: "cc",
@@ -47,6 +47,31 @@ const PACKAGES: [Package; 5] = [
         name: "openjdk-17-jdk-headless",
         program: "javac",
         needed_for: "milo-driver: the JVM of its tasks, and the JARs of demo and tests",
+    },
+    Package {
+        name: "buildah",
+        program: "buildah",
+        needed_for: "buildctl: every build",
+    },
+    Package {
+        name: "git",
+        program: "git",
+        needed_for: "buildctl: sources",
+    },
+    Package {
+        name: "docker-registry",
+        program: "docker-registry",
+        needed_for: "buildctl: the registry of demo and tests",
+    },
+    Package {
+        name: "busybox-static",
+        program: "busybox",
+        needed_for: "buildctl: the images of the tests",
+    },
+    Package {
+        name: "fuse-overlayfs",
+        program: "fuse-overlayfs",
+        needed_for: "buildctl: layers where the kernel's overlay cannot be used",
     },
 ];
 

@@ -15,20 +15,24 @@ use crate::{
 pub(crate) struct DistArgs {
     /// Just this tool
     tool: Option<String>,
+    /// What the program is called in its archive, where its own name is taken
+    #[arg(long, value_name = "NAME", requires = "tool")]
+    name: Option<String>,
 }
 
 /// Builds the archives below `dist/`.
 pub(crate) fn run(args: &DistArgs) -> Result<()> {
     for tool in known_tools(args.tool.as_deref())? {
-        archive(tool).with_context(|| format!("archive of {tool}"))?;
+        let called = args.name.as_deref().unwrap_or(tool);
+        archive(tool, called).with_context(|| format!("archive of {tool}"))?;
     }
     Ok(())
 }
 
-fn archive(tool: &str) -> Result<()> {
-    let binary = release_binary(tool)?;
+/// The archive of a tool. What the program prints about itself it prints by the name that it is called by.
+fn archive(tool: &str, called: &str) -> Result<()> {
     let name = format!(
-        "{tool}-{}-{}-{}",
+        "{called}-{}-{}-{}",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::ARCH,
         std::env::consts::OS
@@ -39,7 +43,8 @@ fn archive(tool: &str) -> Result<()> {
         fs::remove_dir_all(&directory)?;
     }
     fs::create_dir_all(directory.join("completions"))?;
-    fs::copy(&binary, directory.join(tool))?;
+    let binary = directory.join(called);
+    fs::copy(release_binary(tool)?, &binary)?;
     for file in ["LICENSE-MIT", "LICENSE-APACHE", "CHANGELOG.md"] {
         fs::copy(root().join(file), directory.join(file))?;
     }
@@ -47,15 +52,18 @@ fn archive(tool: &str) -> Result<()> {
         root().join(tool).join("README.md"),
         directory.join("README.md"),
     )?;
-    examples(&root().join(tool).join("examples"), &directory)?;
+    examples(
+        &root().join(tool).join("examples"),
+        &directory.join("examples"),
+    )?;
     fs::write(
-        directory.join(format!("{tool}.1")),
+        directory.join(format!("{called}.1")),
         output(&binary, &["man"])?,
     )?;
     for (shell, file) in [
-        ("bash", format!("{tool}.bash")),
-        ("zsh", format!("_{tool}")),
-        ("fish", format!("{tool}.fish")),
+        ("bash", format!("{called}.bash")),
+        ("zsh", format!("_{called}")),
+        ("fish", format!("{called}.fish")),
     ] {
         fs::write(
             directory.join("completions").join(file),
@@ -81,17 +89,20 @@ fn archive(tool: &str) -> Result<()> {
     Ok(())
 }
 
-/// Copies the examples that are configuration; those that are programs stay with the source.
-fn examples(source: &Path, directory: &Path) -> Result<()> {
+/// Copies the examples that are configuration or sources of images; those that are programs of the tool stay with its source.
+fn examples(source: &Path, target: &Path) -> Result<()> {
     let Ok(entries) = fs::read_dir(source) else {
         return Ok(());
     };
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "hcl") {
-            let target = directory.join("examples");
-            fs::create_dir_all(&target)?;
-            fs::copy(&path, target.join(path.file_name().unwrap_or_default()))?;
+        let to = target.join(path.file_name().unwrap_or_default());
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if path.is_dir() {
+            examples(&path, &to)?;
+        } else if matches!(extension, Some("hcl" | "yaml" | "c")) || path.ends_with("Dockerfile") {
+            fs::create_dir_all(target)?;
+            fs::copy(&path, to)?;
         }
     }
     Ok(())

@@ -110,6 +110,26 @@ fn components(tool: &str) -> &'static [Component] {
                 how_to_get: "needs Nomad 1.10 or newer in PATH or NOMAD_BIN",
             },
         ],
+        "buildctl" => &[
+            Component {
+                program: "buildah",
+                variable: None,
+                tests: "buildctl: builds",
+                how_to_get: "needs Buildah in PATH (package buildah)",
+            },
+            Component {
+                program: "docker-registry",
+                variable: None,
+                tests: "buildctl: publications",
+                how_to_get: "needs a registry in PATH (package docker-registry)",
+            },
+            Component {
+                program: "nomad",
+                variable: Some("NOMAD_BIN"),
+                tests: "buildctl: builds on a Nomad agent",
+                how_to_get: "needs Nomad in PATH or NOMAD_BIN",
+            },
+        ],
         _ => &[],
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::step;
 
 /// The tools that work so far, in the order in which everything is done.
-pub(crate) const TOOLS: [&str; 2] = ["overseerctl", "milo-driver"];
+pub(crate) const TOOLS: [&str; 3] = ["overseerctl", "milo-driver", "buildctl"];
 
 /// The workspace's root.
 pub(crate) fn root() -> &'static Path {

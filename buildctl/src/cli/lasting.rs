@@ -1,0 +1,135 @@
+//! A job's log that goes on whatever happens on the way: when the stream breaks, it is taken up again where it ended. That a log
+//! cannot be read is said once and is no failure of the job; how the job goes is seen by its status, elsewhere.
+
+use std::time::Duration;
+
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use runyard_common::backoff::{Backoff, random};
+use tokio::time::Instant;
+
+use crate::{
+    job::JobId,
+    logs::{Cursor, Line},
+    service::{BuildError, Builds, Event, JobView, LogQuery},
+};
+
+/// How often in a row a stream may break without a word.
+const PATIENCE: u32 = 6;
+
+/// A stream that lived for so long was no failure.
+const LIFE: Duration = Duration::from_secs(10);
+
+/// What is seen of a log.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// A line, and the cursor behind it.
+    Line(Line, Cursor),
+    /// The job changed.
+    Status(Box<JobView>),
+    /// Something of the log is gone.
+    Lost,
+    /// The log cannot be read any more; nothing follows.
+    GivenUp(String),
+}
+
+/// The log of a job from where the query says, to its end; `again` is the wait between a stream that broke and the next one.
+pub(super) fn follow(
+    builds: &dyn Builds,
+    id: JobId,
+    query: LogQuery,
+    again: Backoff,
+) -> BoxStream<'_, Seen> {
+    let reader = Reader {
+        builds,
+        id,
+        query,
+        again,
+        stream: None,
+        opened: Instant::now(),
+        failures: 0,
+        is_over: false,
+    };
+    let seen = stream::unfold(reader, async |mut reader| {
+        reader.next().await.map(|seen| (seen, reader))
+    });
+    seen.boxed()
+}
+
+struct Reader<'a> {
+    builds: &'a dyn Builds,
+    id: JobId,
+    query: LogQuery,
+    again: Backoff,
+    stream: Option<BoxStream<'static, Result<Event, BuildError>>>,
+    opened: Instant,
+    failures: u32,
+    is_over: bool,
+}
+
+impl Reader<'_> {
+    async fn next(&mut self) -> Option<Seen> {
+        while !self.is_over {
+            let event = match &mut self.stream {
+                Some(stream) => stream.next().await,
+                None => match self.open().await {
+                    Ok(()) => continue,
+                    Err(error) => Some(Err(error)),
+                },
+            };
+            match event {
+                Some(Ok(event)) => return Some(self.take(event)),
+                Some(Err(error)) => {
+                    if let Some(given_up) = self.break_off(&error.to_string()).await {
+                        return Some(given_up);
+                    }
+                }
+                None => {
+                    if let Some(given_up) = self.break_off("it ended before the job").await {
+                        return Some(given_up);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    async fn open(&mut self) -> Result<(), BuildError> {
+        self.opened = Instant::now();
+        let stream = self.builds.follow(self.id, self.query.clone()).await?;
+        self.stream = Some(stream);
+        Ok(())
+    }
+
+    fn take(&mut self, event: Event) -> Seen {
+        match event {
+            Event::Line(line, cursor) => {
+                self.failures = 0;
+                self.query.tail = None;
+                self.query.cursor = Some(cursor.clone());
+                Seen::Line(line, cursor)
+            }
+            Event::Status(view) => {
+                // The last event is the job as it ended, after all lines.
+                self.is_over = view.job.state.is_terminal();
+                Seen::Status(view)
+            }
+            Event::Lost => Seen::Lost,
+        }
+    }
+
+    async fn break_off(&mut self, why: &str) -> Option<Seen> {
+        if self.stream.take().is_some() && self.opened.elapsed() >= LIFE {
+            self.failures = 0;
+        }
+        if self.failures == PATIENCE {
+            self.is_over = true;
+            return Some(Seen::GivenUp(why.to_owned()));
+        }
+        tokio::time::sleep(self.again.delay(self.failures, random())).await;
+        self.failures += 1;
+        None
+    }
+}

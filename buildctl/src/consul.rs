@@ -1,0 +1,294 @@
+//! A mirror of jobs in Consul, where the original's command line watches them (`submit-job --watch` reads
+//! `nomad-build-service/jobs/ID`). Nothing is ever read from here; a Consul that is out of reach delays nobody but those who watch.
+//!
+//! Each process of a service mirrors every record that it hears of. What is written is the record as it is at that moment, so that
+//! it does not matter who writes, or how often; one that is older than what is there is not written.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures_util::StreamExt;
+use reqwest::{
+    Client, StatusCode, Url,
+    header::{HeaderMap, HeaderValue},
+};
+use runyard_common::{
+    backoff::{Backoff, random},
+    crypto,
+    exit::Exit,
+    report::Failure,
+};
+use tokio::time::sleep;
+
+use crate::{
+    api::JobRecord,
+    config::ConsulConfig,
+    job::JobId,
+    ledger::{LedgerError, SharedLedger},
+};
+
+/// How long a call may take.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How often one write is tried.
+const ATTEMPTS: u32 = 5;
+/// Between attempts.
+const AGAIN: Backoff = Backoff {
+    initial: Duration::from_millis(200),
+    factor: 3.0,
+    max: Duration::from_secs(10),
+    jitter: 0.3,
+};
+
+/// Writes records to Consul's key-value store (Consul documentation, "KV Store HTTP API").
+#[derive(Debug)]
+pub struct Mirror {
+    http: Client,
+    base: Url,
+    prefix: String,
+}
+
+/// Why a record could not be mirrored.
+#[derive(Debug, thiserror::Error)]
+enum MirrorError {
+    #[error("Consul cannot be reached: {0}")]
+    Unreachable(reqwest::Error),
+    #[error("Consul answers {0}")]
+    Refused(StatusCode),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("the record is no JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl MirrorError {
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Ledger(LedgerError::Unreachable { .. }) => true,
+            Self::Refused(status) => status.is_server_error() || status.as_u16() == 429,
+            _ => false,
+        }
+    }
+}
+
+impl Mirror {
+    /// A mirror in the Consul that is configured. Fails with [`Exit::Config`] when its address or token cannot be used.
+    pub fn open(config: &ConsulConfig) -> Result<Self, Failure> {
+        crypto::install();
+        let refuse = |why: String| {
+            Failure::new(
+                Exit::Config,
+                format!("`{}` is no address of Consul: {why}", config.address),
+            )
+            .hint("write consul.address as http://host:8500")
+        };
+        let base = Url::parse(&config.address).map_err(|error| refuse(error.to_string()))?;
+        let mut headers = HeaderMap::new();
+        if let Some(token) = &config.token {
+            let mut value = HeaderValue::from_str(token.expose()).map_err(|_| {
+                Failure::new(
+                    Exit::Config,
+                    "the token of Consul has characters that a header cannot hold",
+                )
+            })?;
+            value.set_sensitive(true);
+            headers.insert("x-consul-token", value);
+        }
+        let http = Client::builder()
+            .timeout(LIMIT)
+            .default_headers(headers)
+            .build()
+            .map_err(|error| refuse(error.without_url().to_string()))?;
+        Ok(Self {
+            http,
+            base,
+            prefix: config.prefix.trim_matches('/').to_owned(),
+        })
+    }
+
+    /// Mirrors every change from now on. Never ends.
+    pub async fn run(&self, ledger: SharedLedger) {
+        let mut changes = ledger.changes();
+        let mut written: BTreeMap<JobId, u64> = BTreeMap::new();
+        while let Some(id) = changes.next().await {
+            self.mirror(&ledger, id, &mut written).await;
+        }
+    }
+
+    /// Mirrors one job, in several attempts if need be.
+    async fn mirror(&self, ledger: &SharedLedger, id: JobId, written: &mut BTreeMap<JobId, u64>) {
+        for attempt in 0..ATTEMPTS {
+            match self.once(ledger, id, written).await {
+                Ok(()) => return,
+                Err(error) if error.may_pass() && attempt + 1 < ATTEMPTS => {
+                    sleep(AGAIN.delay(attempt, random())).await;
+                }
+                Err(error) => {
+                    tracing::warn!(job = %id, %error, "a job is not mirrored in Consul");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn once(
+        &self,
+        ledger: &SharedLedger,
+        id: JobId,
+        written: &mut BTreeMap<JobId, u64>,
+    ) -> Result<(), MirrorError> {
+        let Some(known) = ledger.get(id).await? else {
+            written.remove(&id);
+            return self.send(self.http.delete(self.key(id))).await;
+        };
+        if written
+            .get(&id)
+            .is_some_and(|version| *version >= known.version)
+        {
+            return Ok(());
+        }
+        let value = serde_json::to_vec(&JobRecord::from(&known.job))?;
+        self.send(self.http.put(self.key(id)).body(value)).await?;
+        written.insert(id, known.version);
+        Ok(())
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<(), MirrorError> {
+        let answer = request
+            .send()
+            .await
+            .map_err(|error| MirrorError::Unreachable(error.without_url()))?;
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(MirrorError::Refused(status)),
+        }
+    }
+
+    fn key(&self, id: JobId) -> Url {
+        let mut url = self.base.clone();
+        let above = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{above}/v1/kv/{}/jobs/{id}", self.prefix));
+        url
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use axum::{
+        Router,
+        body::Bytes,
+        extract::{Path, State},
+        http::HeaderMap as Headers,
+        routing::put,
+    };
+    use jiff::Timestamp;
+    use runyard_common::{secret::Secret, testing::patience};
+    use serde_json::Value;
+    use tokio::{net::TcpListener, sync::mpsc, time::timeout};
+
+    use super::*;
+    use crate::{
+        api::JobConfig,
+        job::{Job, State as Progress},
+        ledger::{Ledger, memory::MemoryLedger},
+    };
+
+    type Written = (String, String, Option<Value>);
+
+    #[derive(Clone)]
+    struct Consul {
+        written: mpsc::UnboundedSender<Written>,
+        failures: Arc<Mutex<usize>>,
+    }
+
+    async fn store(
+        State(consul): State<Consul>,
+        Path(key): Path<String>,
+        headers: Headers,
+        body: Bytes,
+    ) -> StatusCode {
+        let mut failures = consul.failures.lock().unwrap();
+        if *failures > 0 {
+            *failures -= 1;
+            return StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        let token = headers["x-consul-token"].to_str().unwrap().to_owned();
+        let value = serde_json::from_slice(&body).ok();
+        consul.written.send((key, token, value)).unwrap();
+        StatusCode::OK
+    }
+
+    /// A Consul that fails so often at first, a mirror in it, and what is written there.
+    async fn consul(failures: usize) -> (Mirror, mpsc::UnboundedReceiver<Written>) {
+        let (sender, written) = mpsc::unbounded_channel();
+        let state = Consul {
+            written: sender,
+            failures: Arc::new(Mutex::new(failures)),
+        };
+        let app = Router::new()
+            .route("/v1/kv/{*key}", put(store).delete(store))
+            .with_state(state);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let config = ConsulConfig {
+            address: format!("http://{address}"),
+            token: Some(Secret::new("t")),
+            prefix: "nomad-build-service".to_owned(),
+        };
+        (Mirror::open(&config).unwrap(), written)
+    }
+
+    fn job() -> Job {
+        let config = JobConfig {
+            webhook_secret: "hidden".to_owned(),
+            ..JobConfig::default()
+        };
+        Job::new(JobId::random(), config, Timestamp::now())
+    }
+
+    #[tokio::test]
+    async fn a_change_is_written_where_the_original_watches_without_secrets() {
+        let (mirror, mut written) = consul(2).await;
+        let ledger = Arc::new(MemoryLedger::default());
+        let shared: SharedLedger = ledger.clone();
+        let mirroring = tokio::spawn(async move { mirror.run(shared).await });
+        let mut job = job();
+        while ledger.get(job.id).await.unwrap().is_none() {
+            tokio::task::yield_now().await;
+            ledger.create(&job).await.unwrap();
+        }
+        job.state = Progress::Building;
+        let mut next = async || {
+            // The mirror may have begun to listen after the creation.
+            let version = ledger.get(job.id).await.unwrap().unwrap().version;
+            ledger.replace(&job, version).await.unwrap();
+            timeout(Duration::from_millis(500), written.recv()).await
+        };
+        let (key, token, value) = loop {
+            if let Ok(Some(found)) = next().await
+                && found.2.as_ref().unwrap()["status"] == "BUILDING"
+            {
+                break found;
+            }
+        };
+        assert_eq!(key, format!("nomad-build-service/jobs/{}", job.id));
+        assert_eq!(token, "t");
+        assert!(!value.unwrap().to_string().contains("hidden"));
+        ledger.remove(job.id).await.unwrap();
+        let gone = async { while written.recv().await.unwrap().2.is_some() {} };
+        timeout(patience(), gone).await.unwrap();
+        mirroring.abort();
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_address_is_said() {
+        let config = ConsulConfig {
+            address: "consul".to_owned(),
+            token: None,
+            prefix: String::new(),
+        };
+        let failure = Mirror::open(&config).unwrap_err();
+        assert!(failure.to_string().contains("`consul`"), "{failure}");
+    }
+}

@@ -1,0 +1,327 @@
+//! The build: fetch the source, let Buildah build it, push the image under its temporary name, and say which digest the registry
+//! has. Nothing is tagged in the store: an image is known by its id, so that builds that share a store cannot mix theirs up.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    credentials, explain, git,
+    halt::Halt,
+    place::{Ground, Place, inside},
+    session::{Call, Session},
+    store::Buildah,
+    work::{Credential, Registries},
+};
+use crate::{
+    names::{Digest, Reference, Version},
+    phase::{Built, Outcome},
+    registry::{Options, Registry, Removal},
+    spec::{BuildOptions, Source},
+};
+
+/// The id of the build secret that marks every container of a build as its run's. It holds nothing; its path is the mark, because
+/// Buildah writes the sources of secrets down with each container before it does anything with it, and shows them to no step
+/// that does not ask for them.
+pub(super) const MARK: &str = "buildctl.run";
+/// The waits before a push is tried again; Buildah itself tries a few times within each.
+const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+
+/// What to build.
+pub(super) struct Build<'w> {
+    /// From what.
+    pub(super) source: &'w Source,
+    /// Credentials for that.
+    pub(super) git_credentials: Option<&'w Credential>,
+    /// How.
+    pub(super) options: &'w BuildOptions,
+    /// Where to push.
+    pub(super) temporary: &'w Reference,
+    /// Whether to forget cached layers.
+    pub(super) clear_cache: bool,
+}
+
+/// A store and a folder in it, for one run.
+pub(super) struct Workshop {
+    /// The store.
+    pub(super) buildah: Buildah,
+    /// Its own things.
+    pub(super) ground: Ground,
+    /// The run's folder.
+    pub(super) place: Place,
+    /// Whether the build must not use cached layers.
+    no_cache: bool,
+}
+
+impl Workshop {
+    /// Opens the store and makes the folder.
+    pub(super) fn open(session: &mut Session<'_>, clear: bool) -> Result<Self, Halt> {
+        let work = session.work;
+        let buildah = Buildah::open(session, &work.storage)?;
+        let ground = buildah.ground();
+        let (lock, alone) = ground.enter(session)?;
+        let no_cache = buildah.tidy(session, alone, work.storage.limit, clear)?;
+        if alone {
+            let shared = rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockShared);
+            shared.map_err(|error| Halt::io(ground.file("lock").display(), &error.into()))?;
+        }
+        let folder = ground.run(work);
+        if folder.exists() {
+            // A scheduler that starts a run again has made sure that the first one is dead.
+            buildah.bury_one(session, &folder)?;
+        }
+        let place = Place::make(&ground, work, lock)?;
+        session.variables = vec![("TMPDIR".into(), place.file("tmp").into())];
+        session.programs = Some(place.file("programs"));
+        if let Some(enclosure) = &session.enclosure {
+            place.keep("cgroup", enclosure.folder().as_os_str().as_encoded_bytes())?;
+        }
+        Ok(Self {
+            buildah,
+            ground,
+            place,
+            no_cache,
+        })
+    }
+
+    /// Removes what Buildah left of this run. A run whose programs all ended by themselves left nothing, which costs a look into
+    /// a folder.
+    pub(super) fn close(self, session: &mut Session<'_>) -> Result<(), Halt> {
+        let name = super::place::name(session.work);
+        let containers = self.buildah.containers(&self.place.file(""), &name);
+        self.buildah.remove(session, &containers)
+    }
+
+    /// The configuration of registries for hosts that may do without TLS. Others keep what the system says of them.
+    pub(super) fn registries(&self, registries: &Registries) -> Result<Option<PathBuf>, Halt> {
+        if registries.insecure.is_empty() {
+            return Ok(None);
+        }
+        let system = [
+            "/etc/containers/registries.conf",
+            "/usr/share/containers/registries.conf",
+        ];
+        let mut text = system
+            .iter()
+            .find_map(|path| fs::read_to_string(path).ok())
+            .unwrap_or_default();
+        for host in &registries.insecure {
+            // Writing to a string cannot fail.
+            let _ = write!(
+                text,
+                "\n[[registry]]\nlocation = {host:?}\ninsecure = true\n"
+            );
+        }
+        self.place
+            .keep("registries.conf", text.as_bytes())
+            .map(Some)
+    }
+}
+
+/// The folder of certificates for a host, if there is one.
+pub(super) fn certificates(registries: &Registries, host: &str) -> Option<PathBuf> {
+    let folder = registries.certificates.as_ref()?.join(host);
+    folder.is_dir().then_some(folder)
+}
+
+/// Carries a build out.
+pub(super) fn run(session: &mut Session<'_>, build: &Build<'_>) -> Result<Outcome, Halt> {
+    let workshop = Workshop::open(session, build.clear_cache)?;
+    let built = work(session, &workshop, build);
+    let closed = workshop.close(session);
+    let built = built?;
+    closed?;
+    Ok(Outcome::Built(built))
+}
+
+fn work(session: &mut Session<'_>, workshop: &Workshop, build: &Build<'_>) -> Result<Built, Halt> {
+    let place = (&workshop.ground, &workshop.place);
+    let fetched = git::fetch(session, place, build.source, build.git_credentials)?;
+    let secrets = credentials::of_build(session, build.options)?;
+    let host = build.temporary.repository.host();
+    let auths = credentials::auths(session, &[host])?;
+    let login = if auths.is_empty() {
+        None
+    } else {
+        Some(
+            workshop
+                .place
+                .keep("auth.json", auths.to_file().expose().as_bytes())?,
+        )
+    };
+    let image = bud(
+        session,
+        workshop,
+        build,
+        &fetched.folder,
+        login.as_deref(),
+        &secrets,
+    )?;
+    session.say(format!("build: image {image}"));
+    let pushed = push(session, workshop, build.temporary, login.as_deref(), &image);
+    if matches!(pushed, Err(Halt::Stopped)) {
+        take_back(session, build.temporary, auths);
+    }
+    let digest = pushed?;
+    session.say(format!("build: pushed {}@{digest}", build.temporary));
+    Ok(Built {
+        commit: fetched.commit,
+        image_id: image,
+        temporary: build.temporary.clone(),
+        digest,
+    })
+}
+
+fn bud(
+    session: &mut Session<'_>,
+    workshop: &Workshop,
+    build: &Build<'_>,
+    source: &Path,
+    login: Option<&Path>,
+    secrets: &[(String, runyard_common::secret::Secret)],
+) -> Result<String, Halt> {
+    let options = build.options;
+    let dockerfile = inside(source, &options.dockerfile, "the Dockerfile")?;
+    let context = inside(source, &options.context, "the context")?;
+    let text = fs::read_to_string(&dockerfile).map_err(|error| {
+        Halt::input(format!("the Dockerfile `{}`: {error}", options.dockerfile))
+    })?;
+    let Workshop { buildah, place, .. } = workshop;
+    let registries = &session.work.registries;
+    let host = build.temporary.repository.host();
+    let iid = place.file("iid");
+    let mut call = buildah
+        .call_with(workshop.registries(registries)?.as_deref(), "bud")
+        .args(["--layers", "--force-rm"])
+        .option("--isolation", &buildah.isolation)
+        .option("--iidfile", &iid)
+        .option(
+            "--secret",
+            format!("id={MARK},src={}", place.file("mark").display()),
+        )
+        .option("--file", &dockerfile);
+    call = with_options(call, options);
+    if workshop.no_cache {
+        call = call.arg("--no-cache");
+    }
+    if let Some(login) = login {
+        call = call.option("--authfile", login);
+    }
+    if let Some(folder) = certificates(registries, host) {
+        call = call.option("--cert-dir", folder);
+    }
+    for (index, (id, value)) in secrets.iter().enumerate() {
+        let path = place.keep(&format!("secrets/{index}"), value.expose().as_bytes())?;
+        call = call.option("--secret", format!("id={id},src={}", path.display()));
+    }
+    session.say(format!(
+        "build: buildah bud --file {} {}",
+        options.dockerfile, options.context
+    ));
+    let ended = session.program(&call.arg("--").arg(context))?;
+    if !ended.status.success() {
+        return Err(explain::build(
+            session,
+            &ended,
+            (&options.dockerfile, &text),
+        ));
+    }
+    let id = fs::read_to_string(&iid).map_err(|error| Halt::io(iid.display(), &error))?;
+    Ok(id.trim().trim_start_matches("sha256:").to_owned())
+}
+
+fn with_options(mut call: Call, options: &BuildOptions) -> Call {
+    for (name, value) in &options.args {
+        call = call.option("--build-arg", format!("{name}={value}"));
+    }
+    for (name, value) in &options.labels {
+        call = call.option("--label", format!("{name}={value}"));
+    }
+    if let Some(target) = &options.target {
+        call = call.option("--target", target);
+    }
+    if let Some(platform) = &options.platform {
+        call = call.option("--platform", platform);
+    }
+    call
+}
+
+/// Pushes, again if nobody answered, and returns the digest of the manifest that the registry has accepted.
+fn push(
+    session: &mut Session<'_>,
+    workshop: &Workshop,
+    temporary: &Reference,
+    login: Option<&Path>,
+    image: &str,
+) -> Result<Digest, Halt> {
+    let file = workshop.place.file("digest");
+    let host = temporary.repository.host().to_owned();
+    let registries = &session.work.registries;
+    session.say(format!("build: push {temporary}"));
+    let mut waits = WAITS.into_iter();
+    loop {
+        let mut call = workshop.buildah.call("push").option("--digestfile", &file);
+        if registries.insecure.contains(&host) {
+            call = call.arg("--tls-verify=false");
+        }
+        if let Some(login) = login {
+            call = call.option("--authfile", login);
+        }
+        if let Some(folder) = certificates(registries, &host) {
+            call = call.option("--cert-dir", folder);
+        }
+        let ended = session.program(&call.arg(image).arg(format!("docker://{temporary}")))?;
+        if ended.status.success() {
+            break;
+        }
+        let wait = waits.next().filter(|_| explain::is_transport(&ended.heard));
+        let Some(wait) = wait else {
+            let error = ended.heard.errors.back().cloned().unwrap_or_default();
+            let error = error.trim_start_matches("Error: ");
+            return Err(explain::anything(
+                session,
+                &ended,
+                &format!("push to {temporary}: {error}"),
+                "push",
+            ));
+        };
+        session.say(format!(
+            "build: the push failed; trying again in {} s",
+            wait.as_secs()
+        ));
+        if !session.stop.pause(wait) {
+            return Err(Halt::Stopped);
+        }
+    }
+    let digest = fs::read_to_string(&file).map_err(|error| Halt::io(file.display(), &error))?;
+    digest.trim().parse().map_err(|error| {
+        Halt::infrastructure(format!("Buildah told no digest of what it pushed: {error}"))
+    })
+}
+
+/// A push that was stopped may have been through: then nobody else knows of its tag.
+fn take_back(session: &mut Session<'_>, temporary: &Reference, auths: crate::registry::Auths) {
+    let Version::Tag(tag) = &temporary.version else {
+        return;
+    };
+    let options = Options::of(&session.work.registries, auths, Box::new(|_| false));
+    let registry = Registry::new(options);
+    let at = &temporary.repository;
+    let removed = registry.digest_of(at, tag).and_then(|digest| match digest {
+        Some(digest) => registry.remove(at, tag, &digest),
+        None => Ok(Removal::Absent),
+    });
+    match removed {
+        Ok(Removal::Removed) => session.say(format!("build: removed {temporary}")),
+        Ok(Removal::Absent) => {}
+        Ok(left) => session.say(format!(
+            "build: {temporary} may be left in the registry ({left:?})"
+        )),
+        Err(error) => session.say(format!(
+            "build: {temporary} may be left in the registry: {error}"
+        )),
+    }
+}

@@ -1,0 +1,221 @@
+//! A test: one command in a container of the image that was pushed, by its digest, as the image says (environment, folder, user;
+//! entry point and command, if it is the image itself that is tested). The container is removed whatever happens.
+
+use std::{collections::BTreeMap, fs};
+
+use runyard_common::secret::Secret;
+use serde::Deserialize;
+
+use super::{
+    build::{Workshop, certificates},
+    credentials, explain,
+    halt::Halt,
+    session::Session,
+    work::SecretEnv,
+};
+use crate::{names::Reference, phase::Outcome};
+
+/// Variables that a secret cannot have for a name: they would work on Buildah before they get to the container.
+const OURS: &[&str] = &[
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LD_PRELOAD",
+    "LD_LIBRARY_PATH",
+    "XDG_RUNTIME_DIR",
+    "GODEBUG",
+];
+
+/// What to test.
+pub(super) struct Test<'w> {
+    /// The image.
+    pub(super) image: &'w Reference,
+    /// For its shell; none for the image itself.
+    pub(super) command: Option<&'w str>,
+    /// Variables.
+    pub(super) env: &'w BTreeMap<String, String>,
+    /// Variables from secrets.
+    pub(super) secret_env: &'w [SecretEnv],
+    /// Whether it gets the machine's NVIDIA devices.
+    pub(super) gpu: bool,
+}
+
+/// Carries a test out.
+pub(super) fn run(session: &mut Session<'_>, test: &Test<'_>) -> Result<Outcome, Halt> {
+    let workshop = Workshop::open(session, false)?;
+    let tested = work(session, &workshop, test);
+    let closed = workshop.close(session);
+    tested.and(closed).map(|()| Outcome::Tested)
+}
+
+fn work(session: &mut Session<'_>, workshop: &Workshop, test: &Test<'_>) -> Result<(), Halt> {
+    let secrets = credentials::of_test(session, test.secret_env)?;
+    let container = container(session, workshop, test)?;
+    let command = match test.command {
+        Some(command) => vec!["sh".to_owned(), "-c".to_owned(), command.to_owned()],
+        None => own_command(session, workshop, test.image)?,
+    };
+    hand_over(session, workshop, &container, &secrets)?;
+    let mut call = workshop
+        .buildah
+        .call("run")
+        .option("--isolation", &workshop.buildah.isolation);
+    for (name, value) in test.env {
+        call = call.option("--env", format!("{name}={value}"));
+    }
+    if test.gpu {
+        call = call.option("--env", "NVIDIA_VISIBLE_DEVICES=all");
+    }
+    let shown = test.command.unwrap_or("the image's entry point");
+    session.say(format!("test: {shown}"));
+    let ended = session.program(&call.arg(&container).arg("--").args(command))?;
+    if ended.status.success() {
+        Ok(())
+    } else {
+        Err(explain::test(session, &ended, shown))
+    }
+}
+
+/// Makes the container, with a name by which it is found whatever becomes of this run.
+fn container(
+    session: &mut Session<'_>,
+    workshop: &Workshop,
+    test: &Test<'_>,
+) -> Result<String, Halt> {
+    let host = test.image.repository.host().to_owned();
+    let auths = credentials::auths(session, &[&host])?;
+    let registries = &session.work.registries;
+    let name = super::place::name(session.work);
+    let mut call = workshop
+        .buildah
+        .call("from")
+        .arg("--quiet")
+        .option("--name", &name)
+        .option("--isolation", &workshop.buildah.isolation);
+    if registries.insecure.contains(&host) {
+        call = call.arg("--tls-verify=false");
+    }
+    if !auths.is_empty() {
+        let login = workshop
+            .place
+            .keep("auth.json", auths.to_file().expose().as_bytes())?;
+        call = call.option("--authfile", login);
+    }
+    if let Some(folder) = certificates(registries, &host) {
+        call = call.option("--cert-dir", folder);
+    }
+    if test.gpu {
+        for device in gpus()? {
+            call = call.option("--device", device);
+        }
+    }
+    session.say(format!("test: buildah from {}", test.image));
+    let ended = session.program(&call.arg(test.image.to_string()).captured())?;
+    if ended.status.success() {
+        return Ok(name);
+    }
+    let error = ended.heard.errors.back().cloned().unwrap_or_default();
+    let error = error.trim_start_matches("Error: ").to_owned();
+    Err(explain::anything(
+        session,
+        &ended,
+        &format!("{}: {error}", test.image),
+        "pull",
+    ))
+}
+
+/// Buildah runs no entry point by itself; what it is, the image says.
+fn own_command(
+    session: &mut Session<'_>,
+    workshop: &Workshop,
+    image: &Reference,
+) -> Result<Vec<String>, Halt> {
+    #[derive(Deserialize)]
+    struct Inspected {
+        #[serde(rename = "OCIv1")]
+        image: Image,
+    }
+    #[derive(Deserialize)]
+    struct Image {
+        #[serde(default)]
+        config: Config,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "PascalCase", default)]
+    struct Config {
+        entrypoint: Option<Vec<String>>,
+        cmd: Option<Vec<String>>,
+    }
+    let name = super::place::name(session.work);
+    let call = workshop
+        .buildah
+        .call("inspect")
+        .args(["--type", "container"])
+        .arg(name)
+        .quiet();
+    let ended = session.program(&call)?;
+    let inspected: Inspected = match serde_json::from_slice(&ended.output) {
+        Ok(inspected) if ended.status.success() => inspected,
+        _ => {
+            let error = ended.heard.text();
+            return Err(explain::anything(session, &ended, &error, "inspect"));
+        }
+    };
+    let Config { entrypoint, cmd } = inspected.image.config;
+    let command: Vec<String> = entrypoint.into_iter().chain(cmd).flatten().collect();
+    if command.is_empty() {
+        Err(Halt::input(format!(
+            "{image} has neither an entry point nor a command to test"
+        )))
+    } else {
+        Ok(command)
+    }
+}
+
+/// Secrets go through the environment of Buildah into the container's description, which is removed with it; never through
+/// arguments.
+fn hand_over(
+    session: &mut Session<'_>,
+    workshop: &Workshop,
+    container: &str,
+    secrets: &[(String, Secret)],
+) -> Result<(), Halt> {
+    if secrets.is_empty() {
+        return Ok(());
+    }
+    let mut call = workshop.buildah.call("config");
+    for (name, value) in secrets {
+        let taken = OURS.contains(&name.as_str())
+            || name.starts_with("BUILDAH_")
+            || name.starts_with("_CONTAINERS");
+        if taken || value.expose().contains('\0') {
+            return Err(Halt::input(format!(
+                "a secret cannot become the variable `{name}`"
+            )));
+        }
+        call = call.option("--env", name).env(name, value.expose());
+    }
+    let ended = session.program(&call.arg(container).quiet())?;
+    if ended.status.success() {
+        Ok(())
+    } else {
+        let error = ended.heard.text();
+        Err(explain::anything(session, &ended, &error, "test"))
+    }
+}
+
+fn gpus() -> Result<Vec<String>, Halt> {
+    let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
+    let mut devices: Vec<String> = entries
+        .filter_map(|entry| entry.path().to_str().map(str::to_owned))
+        .filter(|path| path.starts_with("/dev/nvidia") && !std::path::Path::new(path).is_dir())
+        .collect();
+    devices.sort();
+    if devices.is_empty() {
+        Err(Halt::infrastructure(
+            "the test needs a GPU, and this machine has no NVIDIA device",
+        ))
+    } else {
+        Ok(devices)
+    }
+}

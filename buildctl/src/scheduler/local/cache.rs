@@ -1,0 +1,165 @@
+//! Buildah's stores, one for each owner, because whoever can write a shared cache can poison what others build. Every run
+//! holds a share of the lock of the store that it uses; a store is pruned only while nobody does.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::LocalConfig;
+use crate::state::{StateRoot, file, lock::Lock};
+
+/// The name of an owner's folder: what can be read of the owner, and a part of its hash.
+pub(crate) fn owner_key(owner: &str) -> String {
+    let readable: String = owner
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '-'
+            }
+        })
+        .take(32)
+        .collect();
+    let hash = Sha256::digest(owner);
+    format!(
+        "{readable}-{:02x}{:02x}{:02x}{:02x}",
+        hash[0], hash[1], hash[2], hash[3]
+    )
+}
+
+/// What became of a store that is larger than it may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pruned {
+    /// Its folder.
+    pub store: PathBuf,
+    /// How many bytes of the disk it took.
+    pub before: u64,
+    /// How many it takes now.
+    pub after: u64,
+    /// Why it takes no less.
+    pub problem: Option<String>,
+}
+
+pub(super) fn prune(root: &StateRoot, config: &LocalConfig) -> io::Result<Vec<Pruned>> {
+    let Some(limit) = config.cache_limit else {
+        return Ok(Vec::new());
+    };
+    let folder = root.storage();
+    let stores = fs::read_dir(&folder).map_err(|error| file::explained("list", &folder, error))?;
+    let mut pruned = Vec::new();
+    for store in stores.flatten().map(|entry| entry.path()) {
+        let before = size(&store);
+        if before > limit {
+            let problem = prune_store(&store, config, limit).err();
+            pruned.push(Pruned {
+                after: size(&store),
+                problem: problem.map(|error| error.to_string()),
+                before,
+                store,
+            });
+        }
+    }
+    Ok(pruned)
+}
+
+/// Removes images that nothing refers to; if that is not enough, all of the store's.
+fn prune_store(store: &Path, config: &LocalConfig, limit: u64) -> io::Result<()> {
+    let Some(_alone) = Lock::try_exclusive(&store.join("lock"))? else {
+        return Err(io::Error::other("a run uses it"));
+    };
+    rmi(store, config, &["--prune", "--force"])?;
+    if size(store) > limit {
+        rmi(store, config, &["--all", "--force"])?;
+    }
+    Ok(())
+}
+
+fn rmi(store: &Path, config: &LocalConfig, what: &[&str]) -> io::Result<()> {
+    let mut command = Command::new("buildah");
+    command
+        .arg("--root")
+        .arg(store.join("root"))
+        .arg("--runroot")
+        .arg(store.join("run"));
+    if let Some(driver) = config.storage_driver.clone().or_else(|| driver_of(store)) {
+        command.arg("--storage-driver").arg(driver);
+    }
+    let output = command
+        .arg("rmi")
+        .args(what)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(said.trim().to_owned()))
+}
+
+/// The driver that a store was made with: containers/storage has a folder `<driver>-images` in each.
+fn driver_of(store: &Path) -> Option<String> {
+    let entries = fs::read_dir(store.join("root")).ok()?;
+    entries.flatten().find_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        name.strip_suffix("-images").map(str::to_owned)
+    })
+}
+
+/// How much of the disk a folder takes; what is mounted in it is not its own.
+fn size(folder: &Path) -> u64 {
+    let device = fs::metadata(folder).map_or(0, |metadata| metadata.dev());
+    let mut folders = vec![folder.to_owned()];
+    let mut bytes = 0;
+    while let Some(folder) = folders.pop() {
+        // What vanishes meanwhile takes nothing.
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if metadata.dev() != device {
+                continue;
+            }
+            bytes += metadata.blocks() * 512;
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use runyard_common::testing::tempdir;
+
+    use super::*;
+
+    #[test]
+    fn owners_that_look_alike_have_stores_of_their_own() {
+        let keys = ["team/a", "team-a", "Team-A", "../../etc", ""].map(owner_key);
+        for (index, key) in keys.iter().enumerate() {
+            assert!(!keys[..index].contains(key), "{key}");
+            assert!(
+                key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'),
+                "{key}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_size_is_that_of_all_files_below() {
+        let folder = tempdir();
+        fs::create_dir_all(folder.path().join("a/b")).unwrap();
+        let empty = size(folder.path());
+        fs::write(folder.path().join("a/b/c"), vec![1; 1 << 20]).unwrap();
+        let grown = size(folder.path()) - empty;
+        assert!((1 << 20..(1 << 20) + 65536).contains(&grown), "{grown}");
+    }
+}

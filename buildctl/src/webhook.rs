@@ -1,0 +1,184 @@
+//! Posts events of jobs to where their submitters want them: signed, with a limit of time, and not to addresses that only this
+//! machine or its network should reach. When a post is made and made again is [`crate::reconcile`]'s.
+//!
+//! Body, `User-Agent` family and signature are those of the original: `X-Webhook-Signature: sha256=` and the hexadecimal
+//! HMAC-SHA256 of the body. `X-Buildctl-Event` names the event, `X-Buildctl-Delivery` the delivery, which is the same for each
+//! attempt.
+
+mod egress;
+
+use std::{
+    error::Error,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use hmac::{Hmac, KeyInit, Mac};
+use reqwest::{
+    Client, Url,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+    redirect,
+};
+use sha2::Sha256;
+
+use crate::{
+    api::{JobConfig, WebhookPayload},
+    job::{Job, Notice},
+    reconcile::Delivery,
+};
+
+pub use egress::Egress;
+
+/// How long a post may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+const AGENT: &str = concat!("buildctl/", env!("CARGO_PKG_VERSION"));
+
+/// Headers that are not for users to set: they frame the message.
+const RESERVED: [&str; 5] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "x-webhook-signature",
+];
+
+/// Posts events. Clones share their connections, which begin with the first post.
+#[derive(Clone, Debug, Default)]
+pub struct Webhooks(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    egress: Egress,
+    client: OnceLock<Client>,
+}
+
+impl Webhooks {
+    /// Posts to where this allows it.
+    pub fn new(egress: Egress) -> Self {
+        Self(Arc::new(Inner {
+            egress,
+            client: OnceLock::new(),
+        }))
+    }
+
+    /// Posts a notice of a job.
+    pub async fn post(&self, job: &Job, notice: &Notice) -> Delivery {
+        let url = match self.0.egress.allowed(&job.config.webhook_url) {
+            Ok(url) => url,
+            Err(why) => return Delivery::Forbidden(why.to_string()),
+        };
+        let body = match serde_json::to_vec(&WebhookPayload::of(job, notice)) {
+            Ok(body) => body,
+            Err(error) => return Delivery::Forbidden(error.to_string()),
+        };
+        match self.send(url, &job.config, notice, body).await {
+            Ok(status) if status.is_success() => Delivery::Done(status.to_string()),
+            Ok(status) => Delivery::Failed(format!("the receiver answered {status}")),
+            Err(error) => failure(error),
+        }
+    }
+
+    async fn send(
+        &self,
+        url: Url,
+        config: &JobConfig,
+        notice: &Notice,
+        body: Vec<u8>,
+    ) -> Result<reqwest::StatusCode, reqwest::Error> {
+        let headers = headers(config, notice, &body);
+        let request = self.client()?.post(url).headers(headers).body(body);
+        Ok(request.send().await?.status())
+    }
+
+    fn client(&self) -> Result<&Client, reqwest::Error> {
+        if let Some(client) = self.0.client.get() {
+            return Ok(client);
+        }
+        runyard_common::crypto::install();
+        let client = Client::builder()
+            .timeout(LIMIT)
+            .redirect(redirect::Policy::none())
+            // A proxy would resolve names itself.
+            .no_proxy()
+            .dns_resolver(self.0.egress.clone())
+            .build()?;
+        Ok(self.0.client.get_or_init(|| client))
+    }
+}
+
+/// What an error of a post means; never with the URL, which may hold a token.
+fn failure(error: reqwest::Error) -> Delivery {
+    let error = error.without_url();
+    if let Some(refused) = causes(&error).find_map(|cause| cause.downcast_ref::<egress::Refused>())
+    {
+        return Delivery::Forbidden(refused.to_string());
+    }
+    let why = causes(&error)
+        .last()
+        .map(|cause| format!(": {cause}"))
+        .unwrap_or_default();
+    Delivery::Failed(format!("{error}{why}"))
+}
+
+fn causes(error: &dyn Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    let mut next = error.source();
+    std::iter::from_fn(move || {
+        let cause = next?;
+        next = cause.source();
+        Some(cause)
+    })
+}
+
+/// The headers of a post: ours, the user's over them, and the signature.
+fn headers(config: &JobConfig, notice: &Notice, body: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(AGENT));
+    for (name, value) in &config.webhook_headers {
+        let name = HeaderName::try_from(name.to_ascii_lowercase());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value))
+            && !RESERVED.contains(&name.as_str())
+        {
+            headers.insert(name, value);
+        }
+    }
+    let own = [
+        ("x-buildctl-event", notice.event.clone()),
+        ("x-buildctl-delivery", notice.delivery.to_string()),
+    ];
+    let signature = (!config.webhook_secret.is_empty()).then(|| {
+        (
+            "x-webhook-signature",
+            signature(&config.webhook_secret, body),
+        )
+    });
+    for (name, value) in own.into_iter().chain(signature) {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    headers
+}
+
+/// What a receiver compares: `sha256=` and the hexadecimal HMAC-SHA256 of the body.
+pub fn signature(secret: &str, body: &[u8]) -> String {
+    use std::fmt::Write;
+
+    let mut text = "sha256=".to_owned();
+    // HMAC takes keys of any length.
+    if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) {
+        mac.update(body);
+        for byte in mac.finalize().into_bytes() {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! The Nomad backend on a real agent: the contracts that it keeps on the fake, so that the fake cannot drift; and a whole job with
+//! real Buildah, from a repository to a published tag.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use buildctl::{
+    config::Tier,
+    job::{Job, JobId},
+    ledger::{SharedLedger, variables::VariableLedger},
+    logs::Position,
+    names::Version,
+    phase::{Built, Ending, Outcome, Progress, Run},
+    scheduler::{
+        Scheduler, SharedScheduler, Started,
+        nomad::{NomadApi, NomadScheduler, NomadSettings, Runner},
+    },
+};
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use runyard_common::{
+    doctor::Verdict,
+    testing::{patience, tool_binary},
+};
+use tokio::{sync::Mutex, time::timeout};
+
+use crate::{
+    contract::{
+        ledger::{Books, ledger_contract},
+        scheduler::{Script, Stage, scheduler_contract},
+    },
+    nomad_agent::Agent,
+    nomad_site::{config, job_of, settings},
+    support::{Registry, Repository},
+};
+
+scheduler_contract!(real_scheduler, async { Site::new().await });
+ledger_contract!(real_ledger, async { Site::new().await });
+
+/// Builds on what [`Repository::with`] has in every repository.
+const DOCKERFILE: &str = "FROM scratch\nCOPY busybox /bin/sh\nRUN echo built\n";
+
+/// Whether everything is here that images are built and kept with.
+fn ready() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there =
+        |program: &&&str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    let needed = ["buildah", "docker-registry", "git", "busybox"];
+    let missing: Vec<_> = needed.iter().filter(|program| !is_there(program)).collect();
+    if !missing.is_empty() {
+        eprintln!("skipped: {missing:?} is missing");
+    }
+    missing.is_empty()
+}
+
+/// The cluster of all tests that run at once: each has a namespace. It ends with the last of
+/// them.
+static AGENT: Mutex<Weak<Agent>> = Mutex::const_new(Weak::new());
+
+struct Site {
+    settings: NomadSettings,
+    scheduler: NomadScheduler,
+    folder: PathBuf,
+    _agent: Arc<Agent>,
+}
+
+impl Site {
+    async fn new() -> Option<Self> {
+        let mut last = AGENT.lock().await;
+        let agent = match last.upgrade() {
+            Some(agent) => agent,
+            None => Arc::new(tokio::task::spawn_blocking(Agent::start).await.unwrap()?),
+        };
+        *last = Arc::downgrade(&agent);
+        let folder = agent.folder().join(JobId::random().to_string());
+        let mut settings = settings(&agent.address, &folder);
+        settings.nomad.namespace = agent.namespace().await;
+        Some(Self {
+            scheduler: NomadScheduler::open(settings.clone()).unwrap(),
+            settings,
+            folder,
+            _agent: agent,
+        })
+    }
+
+    async fn ending(&self, job: &Job, run: Run) -> Ending {
+        let mut changes = self.scheduler.changes();
+        let seen = async {
+            loop {
+                let all = self.scheduler.observe(job).await.unwrap();
+                let seen = all.into_iter().find(|seen| seen.run == run);
+                if let Some(Progress::Ended { ending }) = seen.map(|seen| seen.progress) {
+                    return ending;
+                }
+                while changes.next().await != Some(job.id) {}
+            }
+        };
+        timeout(patience() * 4, seen).await.expect("it ends")
+    }
+
+    async fn log(&self, job: &Job, run: Run) -> String {
+        let read = self
+            .scheduler
+            .read_log(job, run, Position::default(), 1 << 20, Duration::ZERO);
+        let lines = read.await.unwrap().lines.into_iter();
+        lines.map(|line| line.text + "\n").collect()
+    }
+}
+
+#[async_trait]
+impl Stage for Site {
+    fn scheduler(&self) -> SharedScheduler {
+        Arc::new(self.scheduler.clone())
+    }
+
+    async fn job(&self, what: &Script) -> Job {
+        job_of(&self.folder, what)
+    }
+}
+
+impl Books for Site {
+    fn open(&self) -> SharedLedger {
+        Arc::new(VariableLedger::open(
+            NomadApi::open(&self.settings.nomad).unwrap(),
+        ))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_doctor_finds_nothing_wrong_with_a_plain_agent_but_vault() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let findings = site.scheduler.doctor().await;
+    let bad: Vec<_> = findings
+        .iter()
+        .filter(|it| it.verdict == Verdict::Fail)
+        .collect();
+    assert!(bad.is_empty(), "{bad:?}");
+    let found = site.scheduler.probe(&[Tier::Rootless]).await;
+    assert!(!ready() || found[0].verdict == Verdict::Ok, "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_built_tested_and_published_by_nomad() {
+    if !ready() {
+        return;
+    }
+    let Some(mut site) = Site::new().await else {
+        return;
+    };
+    let registry = tokio::task::spawn_blocking(Registry::open).await.unwrap();
+    let repository = tokio::task::spawn_blocking(|| Repository::with(DOCKERFILE))
+        .await
+        .unwrap();
+    site.settings.runner = Runner::Path(tool_binary("buildctl"));
+    site.settings.nomad.cache = buildctl::config::NomadCache::Folder(site.folder.join("cache"));
+    site.settings.defaults.allow_file_urls = true;
+    site.settings.registries.insecure = vec![registry.host().to_owned()];
+    site.scheduler = NomadScheduler::open(site.settings.clone()).unwrap();
+    let mut asked = config(1);
+    asked.repo_url = repository.url();
+    asked.registry_url = registry.host().to_owned();
+    asked.image_tags = vec!["v1".to_owned()];
+    if let Some(test) = &mut asked.test {
+        test.commands = vec!["echo \"a ${NOMAD_JOB_ID} $$ %{x}\"".to_owned()];
+    }
+    let mut job = Job::new(JobId::random(), asked, Timestamp::now());
+    let built = build(&site, &job).await;
+    assert!(matches!(built.temporary.version, Version::Tag(_)));
+    job.built = Some(built.clone());
+    site.scheduler
+        .start(&job, Run::TestCommand(0))
+        .await
+        .unwrap();
+    let tested = site.ending(&job, Run::TestCommand(0)).await;
+    let log = site.log(&job, Run::TestCommand(0)).await;
+    assert_eq!(
+        tested,
+        Ending::Succeeded {
+            outcome: Outcome::Tested
+        },
+        "{log}"
+    );
+    assert!(log.contains("%{x}"), "{log}");
+    site.scheduler.start(&job, Run::Publish).await.unwrap();
+    let Ending::Succeeded {
+        outcome: Outcome::Published { tags },
+    } = site.ending(&job, Run::Publish).await
+    else {
+        panic!("{}", site.log(&job, Run::Publish).await);
+    };
+    assert_eq!(tags.len(), 2);
+    assert!(tags.iter().all(|moved| moved.digest == built.digest));
+    site.scheduler.collect(&job).await.unwrap();
+    assert_eq!(site.scheduler.observe(&job).await.unwrap(), []);
+}
+
+async fn build(site: &Site, job: &Job) -> Built {
+    assert_eq!(
+        site.scheduler.start(job, Run::Build).await.unwrap(),
+        Started::Now
+    );
+    match site.ending(job, Run::Build).await {
+        Ending::Succeeded {
+            outcome: Outcome::Built(built),
+        } => built,
+        other => panic!("{other:?}: {}", site.log(job, Run::Build).await),
+    }
+}

@@ -1,0 +1,231 @@
+//! Builds without a service: what comes of them, and what becomes of those that are left or killed.
+
+use std::fs;
+
+use super::{DOCKERFILE, Gate, Shop, go_on};
+use crate::support::{Repository, ready};
+
+#[test]
+fn a_directory_is_built_tested_published_and_written_down() {
+    if !ready() {
+        return;
+    }
+    let shop = Shop::open();
+    let source = Repository::with(DOCKERFILE);
+    let image = shop.image("team/app");
+    let answer = shop.json(&[
+        "build",
+        source.path().to_str().unwrap(),
+        "--image",
+        &image,
+        "-t",
+        "v1,latest",
+        "--test",
+        "echo tested >&2; test -e /bin/sh",
+        "--test-entry-point",
+        "--metadata-file",
+        "meta.json",
+        "--history",
+    ]);
+    let (id, digest) = (&answer["job_id"], &answer["digest"]);
+    let (id, digest) = (id.as_str().unwrap(), digest.as_str().unwrap());
+    assert_eq!(answer["status"], "SUCCEEDED");
+    assert_eq!(answer["config"]["owner"], "tester");
+    for tag in [id, "v1", "latest"] {
+        assert_eq!(
+            shop.registry.digest("team/app", tag).as_deref(),
+            Some(digest),
+            "{tag}"
+        );
+    }
+
+    let read = |name: &str| fs::read_to_string(shop.path().join(name)).unwrap();
+    let meta: serde_json::Value = serde_json::from_str(&read("meta.json")).unwrap();
+    assert_eq!(meta["containerimage.digest"], digest);
+    assert_eq!(meta["IMAGE_URL"], format!("{image}:v1"));
+    let builds = format!("deploy/builds/{id}");
+    assert!(read("deploy/history.md").starts_with(&format!("# Build History\n\n## {id} (")));
+    assert!(read(&format!("{builds}/metadata.yaml")).contains("status: SUCCEEDED"));
+    assert!(read(&format!("{builds}/status.md")).contains("- Publish: ✅ SUCCESS"));
+    assert!(read(&format!("{builds}/build.log")).contains("[main/stdout] STEP 1/4: FROM scratch"));
+    let tested = read(&format!("{builds}/test.log"));
+    assert!(tested.contains("[main/stderr] tested\n"), "{tested}");
+    assert!(read(&format!("{builds}/publish.log")).contains("publish"));
+
+    // All of it can be asked for later.
+    let status = shop.run(&["status", id]).success();
+    assert!(status.contains(digest), "{status}");
+    let logs = shop
+        .run(&["logs", id, "--phase", "test", "-n", "3"])
+        .success();
+    assert!(logs.contains("test-entry: succeeded"), "{logs}");
+    let listed = shop.json(&["history", "--owner", "tester", "--status", "succeeded"]);
+    assert_eq!(listed["jobs"][0]["id"], id);
+    assert_eq!(shop.run(&["wait", id]).code, 0);
+    assert_eq!(shop.run(&["kill", id]).code, 1, "there is nothing to kill");
+    shop.run(&["cleanup", id]).success();
+    shop.run(&["purge", id]).success();
+    assert_eq!(shop.run(&["status", id]).code, 5);
+}
+
+#[test]
+fn a_commit_of_a_git_url_is_built_and_what_fails_is_not_published() {
+    if !ready() {
+        return;
+    }
+    let shop = Shop::open();
+    let source = Repository::with(DOCKERFILE);
+    let commit = source.git(&["rev-parse", "HEAD"]);
+    source.commit("Dockerfile", &format!("{DOCKERFILE}RUN echo no; exit 7\n"));
+    let (url, image) = (source.url(), shop.image("app:v1"));
+    let build = |words: &[&str]| {
+        let always = ["build", &url, "--image", &image];
+        shop.run(&[&always, words].concat())
+    };
+
+    let built = build(&["--ref", &commit, "-o", "json"]);
+    assert!(
+        built.stderr.contains("[build] STEP 1/4: FROM scratch"),
+        "{built}"
+    );
+    assert!(built.stderr.contains("== SUCCEEDED after"), "{built}");
+    let answer: serde_json::Value = serde_json::from_str(&built.success()).unwrap();
+    assert_eq!(answer["commit"], commit);
+    let before = shop.registry.digest("app", "v1").unwrap();
+
+    let broken = build(&["--metadata-file", "meta.json"]);
+    assert_eq!(broken.code, 1);
+    assert!(
+        broken.stderr.contains("error: Build phase failed: "),
+        "{broken}"
+    );
+    assert!(broken.stderr.contains("hint: look closer: "), "{broken}");
+    assert!(!shop.path().join("meta.json").exists());
+
+    let untested = build(&["--ref", &commit, "--progress", "quiet", "--test", "exit 3"]);
+    assert_eq!(untested.code, 1);
+    assert!(
+        untested.stderr.starts_with("error: Test phase failed: "),
+        "{untested}"
+    );
+    assert_eq!(shop.registry.digest("app", "v1"), Some(before));
+}
+
+#[test]
+fn an_interrupt_ends_the_view_and_watching_goes_on_where_it_was() {
+    if !ready() {
+        return;
+    }
+    let shop = Shop::open();
+    let gate = Gate::open();
+    let source = gate.repository();
+    let image = shop.image("app:v1");
+    let build = shop.start(&["build", &source.url(), "--image", &image]);
+    let waiting = gate.reached();
+    let id = build.job();
+    build.interrupt();
+    let (code, said) = build.code();
+    assert_eq!(code, Some(130), "{said}");
+    assert!(
+        said.contains(&format!("detached; job {id} goes on\n")),
+        "{said}"
+    );
+    assert!(said.contains(&format!(" watch {id}\n")), "{said}");
+
+    let early = shop.run(&["wait", &id, "--timeout", "10ms"]);
+    assert_eq!(early.code, 1);
+    assert!(
+        early
+            .stderr
+            .contains("has not ended within 10ms: it is BUILDING"),
+        "{early}"
+    );
+    go_on(waiting);
+    let watched = shop.run(&["watch", &id]);
+    assert!(watched.stderr.contains("[build] passed\n"), "{watched}");
+    assert!(watched.success().contains("SUCCEEDED"));
+    assert!(shop.registry.digest("app", "v1").is_some());
+}
+
+#[test]
+fn a_job_is_killed_from_elsewhere_or_by_an_interrupt_that_is_to_kill() {
+    if !ready() {
+        return;
+    }
+    let shop = Shop::open();
+    let gate = Gate::open();
+    let source = gate.repository();
+    let image = shop.image("app:v1");
+
+    let build = shop.start(&["build", &source.url(), "--image", &image]);
+    let waiting = gate.reached();
+    let id = build.job();
+    let killed = shop.run(&["kill", &id, "--reason", "enough"]).success();
+    assert!(killed.contains("Job killed successfully"), "{killed}");
+    let (code, said) = build.code();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("error: Job killed by user"), "{said}");
+    drop(waiting);
+
+    let build = shop.start(&[
+        "build",
+        &source.url(),
+        "--image",
+        &image,
+        "--kill-on-interrupt",
+    ]);
+    let waiting = gate.reached();
+    build.job();
+    build.interrupt();
+    let (code, said) = build.code();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("the job is being killed"), "{said}");
+    drop(waiting);
+    assert_eq!(shop.registry.digest("app", "v1"), None);
+}
+
+#[test]
+fn two_builds_at_once_are_both_built_and_both_written_down() {
+    if !ready() {
+        return;
+    }
+    let shop = Shop::open();
+    let gate = Gate::open();
+    let source = gate.repository();
+    let words = |image: &str| {
+        let words = ["build", &source.url(), "--history", "--image", image];
+        words.map(str::to_owned).to_vec()
+    };
+    let start = |image: &str, more: &[&str]| {
+        let words = words(&shop.image(image));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        shop.start(&[&words, more].concat())
+    };
+    let one = start("one:v1", &[]);
+    let at_one = gate.reached();
+    let other = start("other:v1", &["--owner", "somebody-else"]);
+    let at_other = gate.reached();
+    // A third one for the same image is refused, and told who works on it.
+    let words = words(&shop.image("one:v1"));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let refused = shop.run(&words);
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused
+            .stderr
+            .contains(&format!("job {} works on this image", one.job())),
+        "{refused}"
+    );
+    let ids = [one.job(), other.job()];
+    go_on(at_other);
+    go_on(at_one);
+    for build in [one, other] {
+        let (code, said) = build.code();
+        assert_eq!(code, Some(0), "{said}");
+    }
+    let history = fs::read_to_string(shop.path().join("deploy/history.md")).unwrap();
+    for id in ids {
+        assert!(history.contains(&format!("## {id} (")), "{history}");
+    }
+    assert_eq!(history.matches("✅ SUCCEEDED").count(), 2, "{history}");
+}

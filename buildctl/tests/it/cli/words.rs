@@ -1,0 +1,183 @@
+//! Command lines that build nothing: wrong ones, and those that only ask.
+
+use std::{fs, os::unix::fs::symlink, process::Command};
+
+use runyard_common::testing::{Output, tempdir, tool_binary};
+
+use super::plain;
+
+/// The program in a folder of its own, where nothing has been built.
+fn run(words: &[&str], input: &str) -> Output {
+    let folder = tempdir();
+    fs::write(folder.path().join("odd.yaml"), "owner: x\nimage: y\n").unwrap();
+    fs::write(folder.path().join("bad.yaml"), "owner: [\n").unwrap();
+    let mut command = plain(words);
+    command
+        .env("BUILDCTL_LOCAL_ROOT", folder.path().join("state"))
+        .current_dir(folder.path());
+    Output::with_input(&mut command, input)
+}
+
+/// A job that nobody has submitted.
+const NOBODYS: &str = "0b0e2b9c-5a53-4f7e-9a0b-7c1d7d7c6f11";
+
+/// Command lines, their exit codes, and what is said.
+const WRONG: [(&[&str], u8, &str); 20] = [
+    (&["build", "."], 2, "image_name is required"),
+    (
+        &["build", ".", "--image", "app"],
+        2,
+        "`app` is no image repository",
+    ),
+    (&["build", ".", "--image", "r/a:v 1"], 2, "is no image tag"),
+    (&["build", ".", "--image", "r/a", "-t", "-x"], 2, "-x"),
+    (
+        &["build", ".", "--image", "r/a", "--platform", "x y"],
+        2,
+        "platform",
+    ),
+    (
+        &["build", "nowhere", "--image", "r/a"],
+        5,
+        "`nowhere` is neither a directory",
+    ),
+    (&["build", "odd.yaml"], 3, "odd.yaml line 2"),
+    (&["build", "bad.yaml"], 3, "bad.yaml"),
+    (&["build", ".", "--job", "none.yaml"], 3, "none.yaml"),
+    (
+        &["build", ".", "--image", "r/a", "--ref", "v1"],
+        2,
+        "--ref is for Git URLs",
+    ),
+    (
+        &["build", "https://u:p@x/y", "--image", "r/a"],
+        2,
+        "git_credentials_path",
+    ),
+    (
+        &["build", ".", "--progress", "tty", "--image", "r/a"],
+        2,
+        "needs a terminal",
+    ),
+    (
+        &["build", ".", "--build-arg", "x", "--image", "r/a"],
+        2,
+        "NAME=VALUE",
+    ),
+    (&["build", ".", "--frobnicate"], 2, "--frobnicate"),
+    (&["status", "x"], 2, "`x` is no job id"),
+    (&["status", NOBODYS], 5, "there is no job"),
+    (&["logs", NOBODYS, "--since", "y"], 2, "is no log cursor"),
+    (&["-u", "ftp://x", "health"], 3, "is no URL of a service"),
+    (&["-u", "http://127.0.0.1:1", "health"], 4, "127.0.0.1:1"),
+    (&["--config", "none.yaml", "history"], 3, "none.yaml"),
+];
+
+#[test]
+fn what_is_wrong_is_named_with_the_way_out_and_the_code_that_says_whose_matter_it_is() {
+    for (words, code, text) in WRONG {
+        let output = run(words, "");
+        assert_eq!(output.code, code, "{words:?}\n{output}");
+        assert!(output.stderr.contains(text), "{words:?}\n{output}");
+        assert_eq!(output.stdout, "", "{words:?}");
+    }
+    assert_eq!(run(&["submit"], " ").code, 2);
+    let misspelled = run(&["submit"], "owner: x\nimage_tag: y\n");
+    assert_eq!(misspelled.code, 3);
+    assert!(
+        misspelled.stderr.contains("standard input line 2"),
+        "{misspelled}"
+    );
+}
+
+#[test]
+fn a_secret_in_a_url_is_not_repeated() {
+    let output = run(
+        &["build", "https://user:hunter2@git.test/x", "--image", "r/a"],
+        "",
+    );
+    assert!(!output.to_string().contains("hunter2"), "{output}");
+}
+
+#[test]
+fn a_description_is_checked_and_rendered_without_anything_being_built() {
+    let yaml = "owner: o\nrepo_url: https://git.test/x.git\nimage_name: a\nregistry_url: r:1\ntest_commands: [t]\n";
+    let valid = run(&["spec", "validate"], yaml).success();
+    assert_eq!(valid, "ok: r:1/a, 1 test\n");
+    let rendered = run(
+        &["-o", "json", "spec", "render", "--image-tags", "v1"],
+        yaml,
+    )
+    .success();
+    let rendered: serde_json::Value = serde_json::from_str(&rendered).unwrap();
+    let runs = rendered["runs"].as_array().unwrap();
+    let names: Vec<&str> = runs
+        .iter()
+        .map(|run| run["run"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["build", "test-cmd-0", "publish"]);
+    assert_eq!(
+        runs[0]["work"]["task"]["source"]["url"],
+        "https://git.test/x.git"
+    );
+    assert_eq!(runs[1]["work"]["task"]["command"], "t");
+    assert_eq!(runs[2]["work"]["task"]["tags"][1], "v1");
+    let wrong = run(&["spec", "validate"], "owner: o\n");
+    assert_eq!(wrong.code, 2);
+    assert!(
+        wrong
+            .stderr
+            .contains("repo_url is required\n    image_name is required"),
+        "{wrong}"
+    );
+}
+
+#[test]
+fn under_another_name_help_and_hints_use_that_name() {
+    let folder = tempdir();
+    let program = folder.path().join("forge");
+    symlink(tool_binary("buildctl"), &program).unwrap();
+    let called = |words: &[&str]| Output::of(Command::new(&program).args(words));
+    assert!(
+        called(&["--help"])
+            .success()
+            .contains("Usage: forge [OPTIONS] <COMMAND>")
+    );
+    assert!(called(&["completions", "bash"]).success().contains("forge"));
+    let lost = called(&[
+        "--local",
+        "--root",
+        folder.path().to_str().unwrap(),
+        "status",
+        "0b0e2b9c-5a53-4f7e-9a0b-7c1d7d7c6f11",
+    ]);
+    assert!(lost.stderr.contains("forge history"), "{lost}");
+}
+
+#[test]
+fn the_version_of_what_is_built_is_kept_beside_it() {
+    let folder = tempdir();
+    let run = |words: &[&str]| Output::of(plain(words).current_dir(folder.path())).success();
+    assert_eq!(run(&["version", "bump", "minor"]), "0.0.0 → 0.1.0\n");
+    assert!(run(&["version-major", "2"]).contains("2.0.0"));
+    assert_eq!(run(&["version", "tags"]), "v2.0.0\n");
+    assert!(run(&["version"]).starts_with("buildctl "));
+}
+
+#[test]
+fn the_configuration_is_shown_with_where_it_comes_from() {
+    let folder = tempdir();
+    let path = folder.path().join("c.yaml");
+    fs::write(&path, "timeouts: {build: 7m}\n").unwrap();
+    let mut command = plain(&["config", "show", "--config", path.to_str().unwrap()]);
+    command.env("BUILDCTL_LOCAL_ROOT", folder.path());
+    let shown = Output::of(&mut command).success();
+    assert!(shown.contains("7m") && shown.contains("c.yaml"), "{shown}");
+    let example = Output::of(&mut plain(&["config", "example"])).success();
+    assert!(example.contains("concurrency"), "{example}");
+    assert!(
+        Output::of(&mut plain(&["man"]))
+            .success()
+            .contains(".TH buildctl")
+    );
+}

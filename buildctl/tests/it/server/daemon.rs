@@ -1,0 +1,104 @@
+//! The daemon as a whole, over a Unix socket of the test's own.
+
+use std::{fs, path::Path};
+
+use buildctl::{client::Client, serve};
+use runyard_common::{exit::Exit, testing::tempdir};
+
+use super::*;
+
+fn settings(folder: &Path, socket: &str) -> Config {
+    let (root, socket) = (folder.join("state"), folder.join(socket));
+    let args = SettingsArgs {
+        root: Some(root.display().to_string()),
+        listen: Some(format!("unix:{}", socket.display())),
+        ..SettingsArgs::default()
+    };
+    Config::load(&args, &|_| None).unwrap().config
+}
+
+async fn health_of(config: &Config) -> Vec<(String, Result<(), String>)> {
+    let args = ClientArgs {
+        url: Some(config.listen.to_string()),
+        token_file: None,
+    };
+    let client = ClientConfig::load(&args, &|_| None).unwrap();
+    tokio::task::spawn_blocking(move || {
+        let client = Client::new(&client).unwrap();
+        client.health().unwrap().services
+    })
+    .await
+    .unwrap()
+}
+
+/// Whether `/mcp` answers in JSON-RPC.
+async fn speaks_mcp(config: &Config) -> bool {
+    let http::Listen::Unix { path } = &config.listen else {
+        panic!("{:?}", config.listen);
+    };
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#;
+    let head = "Host: localhost\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream";
+    let request = format!(
+        "POST /mcp HTTP/1.0\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = tokio::net::UnixStream::connect(path).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.contains("\"submitJob\"")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_listens_answers_and_ends_when_told_and_a_second_one_may_stand_beside_it() {
+    let folder = tempdir();
+    let mut running = Vec::new();
+    for socket in ["one.sock", "two.sock"] {
+        let config = settings(folder.path(), socket);
+        let (trigger, shutdown) = Shutdown::manual();
+        let daemon = tokio::spawn({
+            let config = config.clone();
+            async move { serve::daemon(&config, shutdown).await }
+        });
+        let path = folder.path().join(socket);
+        while !path.exists() {
+            assert!(!daemon.is_finished(), "{:?}", daemon.await);
+            tokio::task::yield_now().await;
+        }
+        running.push((config, trigger, daemon));
+    }
+    for (config, trigger, daemon) in running {
+        let services = health_of(&config).await;
+        let names: Vec<&str> = services.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["ledger", "local"]);
+        assert!(speaks_mcp(&config).await);
+        trigger.drain();
+        let exit = timeout(patience(), daemon).await.expect("its end");
+        assert_eq!(exit.unwrap().unwrap(), Exit::Done);
+    }
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert!(
+        !left
+            .iter()
+            .any(|name| name.to_string_lossy().ends_with(".sock")),
+        "{left:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_used_is_named() {
+    let folder = tempdir();
+    fs::write(folder.path().join("state"), "a file").unwrap();
+    let config = settings(folder.path(), "one.sock");
+    let (_trigger, shutdown) = Shutdown::manual();
+    let error = serve::daemon(&config, shutdown).await.unwrap_err();
+    let text = format!("{error:#}");
+    assert!(
+        text.contains("cannot use `") && text.contains("/state`"),
+        "{text}"
+    );
+    assert!(!folder.path().join("one.sock").exists());
+}
