@@ -20,7 +20,7 @@ use crate::{
             supervisor::{self, Desk},
         },
     },
-    service::{Policy, Reconciler, Retention, Service},
+    service::{Policy, Reconciler, Retention, Rounds, Service},
     settings::Backend,
     spec::Defaults,
     webhook::{Egress, Webhooks},
@@ -95,6 +95,7 @@ pub fn policy(config: &Config) -> Policy {
             records: config.keep_records,
             logs: config.keep_logs,
         },
+        rounds: config.rounds,
     }
 }
 
@@ -185,6 +186,7 @@ fn drive(desk: Desk) -> BoxFuture<'static, anyhow::Result<()>> {
                 records: Duration::MAX,
                 logs: Duration::MAX,
             },
+            rounds: Rounds::default(),
         };
         let egress = Egress {
             allow_private: handed.allow_private,

@@ -29,6 +29,7 @@ pub use crate::settings::{Backend, Driver, Environment, SettingsArgs, Tier};
 use crate::{
     runner::work::Registries,
     secrets::SecretRef,
+    service::Rounds,
     settings::{self, Seed},
     spec::{Conflict, Defaults, Limits, TestMode},
 };
@@ -68,6 +69,8 @@ pub struct Config {
     pub keep_records: Duration,
     /// How long their logs, and what else they left with the engine, are kept.
     pub keep_logs: Duration,
+    /// How often is looked after what nobody asks about.
+    pub rounds: Rounds,
     /// Where webhooks may go.
     pub webhooks: WebhookPolicy,
     /// What to do with a second job for the same image and ref.

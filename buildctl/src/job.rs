@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     api::JobConfig,
-    phase::{Built, MovedTag, Observed, Phase, Run},
+    phase::{Built, Ending, MovedTag, Observed, Outcome, Phase, Progress, Run},
 };
 
 /// A job's name: a version 4 UUID, or a version 5 UUID of the idempotency key that it was submitted with. Whoever knows it
@@ -134,6 +134,9 @@ pub struct Job {
     /// Whether it holds the claim on its image (see [`crate::ledger::Ledger::claim`]).
     #[serde(default)]
     pub claimed: bool,
+    /// The job that has the image, if that is what this one waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<JobId>,
     /// What is known of each of its runs.
     #[serde(default)]
     pub runs: BTreeMap<Run, Observed>,
@@ -158,6 +161,33 @@ pub struct Job {
     /// Webhook deliveries that are to be made or were made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<Notice>,
+}
+
+impl Job {
+    /// Why its temporary image is still in the registry, if it was left there.
+    pub fn left(&self) -> Option<String> {
+        if self.temporary != Temporary::Left {
+            return None;
+        }
+        let ended = |run: Run| match &self.runs.get(&run)?.progress {
+            Progress::Ended { ending } => Some(ending),
+            Progress::Waiting { .. } | Progress::Running => None,
+        };
+        let why = match (ended(Run::Cleanup), ended(Run::Publish)) {
+            (Some(Ending::Failed(failure)), _) => Some(failure.message.clone()),
+            (
+                _,
+                Some(Ending::Succeeded {
+                    outcome: Outcome::Published { left, .. },
+                }),
+            ) => left.clone(),
+            _ => None,
+        };
+        Some(why.unwrap_or_else(|| match &self.built {
+            Some(built) => format!("{} was not removed", built.temporary),
+            None => "its build was lost, and may have pushed a temporary image".to_owned(),
+        }))
+    }
 }
 
 /// When something began and ended.

@@ -66,6 +66,8 @@ pub struct Position {
 pub struct Chunk {
     /// Whole lines (or parts of long ones), in order of each stream.
     pub lines: Vec<Line>,
+    /// Where to read on behind each of the lines, as far as that is known: for the first so many, often all.
+    pub ends: Vec<Position>,
     /// Where to read on.
     pub next: Position,
     /// Whether the run has ended and all of its log has been read.

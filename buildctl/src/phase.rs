@@ -211,6 +211,9 @@ pub enum Outcome {
     Published {
         /// In the order in which they moved.
         tags: Vec<MovedTag>,
+        /// Why the temporary tag is still there, if it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        left: Option<String>,
     },
     /// Of a cleanup.
     Cleaned,

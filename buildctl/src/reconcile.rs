@@ -255,7 +255,10 @@ impl<'a> Round<'a> {
     fn hear(&mut self, reports: &[Report]) {
         for report in reports {
             match report {
-                Report::Claim(Claim::Held) => self.job.claimed = true,
+                Report::Claim(Claim::Held) => {
+                    self.job.claimed = true;
+                    self.job.behind = None;
+                }
                 Report::Claim(Claim::HeldBy(holder)) => self.holder = Some(*holder),
                 Report::Released => self.job.claimed = false,
                 Report::Refused { run, why } => self.refused(*run, why),
@@ -316,6 +319,7 @@ impl<'a> Round<'a> {
             self.actions.push(Action::Cancel(holder));
         }
         self.behind = Some(holder);
+        self.job.behind = Some(holder);
         self.wake_at(later(self.job.created_at, self.rules.queue));
         self.wake_at(later(self.now, PATIENCE));
         false
@@ -396,7 +400,7 @@ impl<'a> Round<'a> {
             return false;
         };
         let Ending::Succeeded {
-            outcome: Outcome::Published { tags },
+            outcome: Outcome::Published { tags, .. },
         } = ending
         else {
             let error = failure_text(Phase::Publish, Run::Publish, ending);

@@ -80,6 +80,7 @@ const INTERNAL: u8 = 70;
 ///
 /// It takes over signals, mounts and orphans of this process, so it must be called before there is any other thread.
 pub fn main(args: &[OsString]) -> ExitCode {
+    crate::scheduler::local::keep_descriptors_from_children();
     let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let told = |code: u8, message: &str| {
         // Nobody may be reading; the exit code says the same.

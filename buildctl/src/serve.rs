@@ -22,7 +22,7 @@ use crate::{
     metrics::{self, Metrics},
     scheduler::local::{LocalScheduler, keep_descriptors_from_children},
     server::{self, Context, Guard},
-    service::Service,
+    service::{self, Service},
     settings::Backend,
 };
 
@@ -31,9 +31,6 @@ const FAREWELL: Duration = Duration::from_secs(3);
 
 /// How long starting takes, with all that is looked at once in the beginning.
 const SETTLED: Duration = Duration::from_secs(2);
-
-/// How often folders of jobs and caches are looked through.
-const TIDY: Duration = Duration::from_hours(1);
 
 /// How long a folder without a record is left alone: it may be that of a job which is just being made.
 const ORPHANED: Duration = Duration::from_hours(1);
@@ -142,8 +139,9 @@ impl Daemon {
             });
         }
         if let Some(local) = seams.local.clone() {
+            let round = config.rounds.tidy;
             self.tasks.spawn(async move {
-                tidy(&local).await;
+                tidy(&local, round).await;
                 "tidying"
             });
         }
@@ -229,7 +227,7 @@ impl Daemon {
 }
 
 /// Looks through folders and caches of this machine now and then. Never ends.
-async fn tidy(local: &LocalScheduler) {
+async fn tidy(local: &LocalScheduler, round: Duration) {
     loop {
         let scheduler = local.clone();
         let done = tokio::task::spawn_blocking(move || {
@@ -242,6 +240,6 @@ async fn tidy(local: &LocalScheduler) {
             Ok(Err(error)) => tracing::warn!(%error, "folders of jobs cannot be looked through"),
             Err(error) => tracing::error!(%error, "looking through folders of jobs panicked"),
         }
-        tokio::time::sleep(TIDY).await;
+        tokio::time::sleep(service::about(round)).await;
     }
 }

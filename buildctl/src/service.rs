@@ -27,7 +27,8 @@ use crate::{
 };
 
 pub use live::Service;
-pub use policy::{Policy, Retention, tests};
+pub(crate) use policy::about;
+pub use policy::{Policy, Retention, Rounds, tests};
 pub use reconciler::{ReconcileError, Reconciler};
 
 /// What clients can do with builds.

@@ -79,6 +79,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// How long what is over is kept.
     pub retention: Retention,
+    /// How often is looked after what nobody asks about.
+    pub housekeeping: Housekeeping,
     /// Where webhooks may go.
     pub webhooks: Webhooks,
     /// What to do with a second job for the same image and ref.
@@ -112,6 +114,7 @@ impl Default for Settings {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             retention: Retention::default(),
+            housekeeping: Housekeeping::default(),
             webhooks: Webhooks::default(),
             conflict: Conflict::Reject,
             vault_roles: Vec::new(),
@@ -439,6 +442,25 @@ impl Default for Consul {
     }
 }
 
+/// How often a service looks after what nobody asks about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Housekeeping {
+    /// After jobs that nobody moves along, because what did was killed.
+    pub attend: String,
+    /// After what is old, forgotten or too large.
+    pub tidy: String,
+}
+
+impl Default for Housekeeping {
+    fn default() -> Self {
+        Self {
+            attend: "30s".into(),
+            tidy: "1h".into(),
+        }
+    }
+}
+
 /// A listener for metrics; they are at `/metrics` of the service in any case.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -510,7 +532,7 @@ pub fn variable(key: &str) -> String {
 }
 
 /// Keys that have a variable: all but maps.
-pub const KEYS: [&str; 63] = [
+pub const KEYS: [&str; 65] = [
     "listen",
     "token_file",
     "tls.cert_file",
@@ -564,6 +586,8 @@ pub const KEYS: [&str; 63] = [
     "timeouts.kill",
     "retention.records",
     "retention.logs",
+    "housekeeping.attend",
+    "housekeeping.tidy",
     "webhooks.allow_private",
     "webhooks.hosts",
     "conflict",

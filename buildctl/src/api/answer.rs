@@ -52,6 +52,9 @@ pub struct Details {
     /// What it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
+    /// Why its temporary image is still in the registry, once nobody will remove it any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left: Option<String>,
     /// The commit that was built.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
@@ -154,6 +157,7 @@ impl Details {
             phase: job.state.phase().or(failed_phase),
             failed_phase,
             waiting_for: waiting_for(job),
+            left: job.left(),
             commit: job.built.as_ref().and_then(|built| built.commit.clone()),
             digest: job.built.as_ref().map(|built| built.digest.to_string()),
             image: (!tags.is_empty()).then(|| image_of(&job.config)),
@@ -181,9 +185,10 @@ fn waiting_for(job: &Job) -> Option<String> {
     };
     match job.state {
         State::Succeeded | State::Failed => None,
-        State::Pending if !job.claimed => {
-            Some("another job works on the same image and ref".to_owned())
-        }
+        // Until somebody has looked, it waits for nothing but that.
+        State::Pending if !job.claimed => job
+            .behind
+            .map(|holder| format!("job {holder} works on the same image and ref")),
         State::Pending | State::Building | State::Testing | State::Publishing => {
             job.runs.values().find_map(reason)
         }

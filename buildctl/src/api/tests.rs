@@ -247,6 +247,7 @@ fn job() -> Job {
         updated_at: at("10:01:10"),
         finished_at: Some(at("10:01:10")),
         claimed: true,
+        behind: None,
         runs: BTreeMap::from([
             observed(Run::Build, Progress::Running),
             observed(Run::TestEntry, Progress::Ended { ending }),
@@ -311,8 +312,11 @@ fn a_job_that_waits_says_for_what() {
     let mut job = job();
     (job.state, job.failure, job.claimed) = (State::Pending, None, false);
     let waiting = |job: &Job| Details::of(job).waiting_for;
-    assert!(waiting(&job).unwrap().contains("another job"));
-    job.claimed = true;
+    assert_eq!(waiting(&job), None, "nobody has looked yet");
+    let holder = JobId::random();
+    job.behind = Some(holder);
+    assert!(waiting(&job).unwrap().contains(&holder.to_string()));
+    (job.claimed, job.behind) = (true, None);
     let progress = Progress::Waiting {
         reason: Some("2 builds ahead".into()),
         since: at("10:00:00"),

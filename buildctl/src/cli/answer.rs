@@ -34,6 +34,7 @@ fn table(answer: &StatusAnswer, job: &Job) -> Table {
     say("job", Some(answer.job_id.to_string()));
     say("status", Some(answer.status.to_string()));
     say("waits for", more.waiting_for.clone());
+    say("left behind", more.left.clone());
     say("error", Some(answer.error.clone()));
     say("owner", Some(job.config.owner.clone()));
     say("source", Some(source(job)));

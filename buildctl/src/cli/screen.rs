@@ -8,7 +8,6 @@ use std::{
 };
 
 use clap::ValueEnum;
-use jiff::Timestamp;
 use runyard_common::{
     duration,
     exit::Exit,
@@ -19,7 +18,6 @@ use runyard_common::{
 
 use crate::{
     api::StatusAnswer,
-    clock::since,
     job::{JobId, State},
     logs::{Line, Stream},
     phase::{Phase, Run},
@@ -28,9 +26,6 @@ use crate::{
 
 /// After how long without a word a plain display says that it still waits.
 const SILENCE: Duration = Duration::from_secs(15);
-
-/// For how long a job is so new that what it waits for means nothing.
-const NEW: Duration = Duration::from_secs(2);
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -254,9 +249,7 @@ impl Screen {
 fn described(view: &JobView) -> String {
     let answer = StatusAnswer::from(view);
     let mut text = answer.status.to_string();
-    // Nobody has looked at one that was just handed in; it waits for nothing but that.
-    let is_new = since(Timestamp::now(), view.job.created_at) < NEW;
-    if let Some(reason) = answer.more.waiting_for.filter(|_| !is_new) {
+    if let Some(reason) = answer.more.waiting_for {
         text.push_str(": waits, ");
         text.push_str(&printable(&reason));
     }
@@ -331,6 +324,7 @@ fn colour(text: &str) -> Option<usize> {
 mod tests {
     use std::time::Duration;
 
+    use jiff::Timestamp;
     use runyard_common::testing::Paper;
 
     use super::*;

@@ -26,9 +26,13 @@ use crate::{
     names::Repository,
     runner::work::Registries,
     secrets::SecretRef,
+    service::Rounds,
     settings::{self, Backend, Settings},
     spec::{Limits, Resources},
 };
+
+/// How often is looked after things at most.
+const SHORTEST_ROUND: Duration = Duration::from_millis(100);
 
 /// Says what is wrong with the value of a key, and where it was set.
 pub(super) struct Places<'a>(pub(super) &'a BTreeMap<String, Origin>);
@@ -162,6 +166,7 @@ fn config(
         timeouts: timeouts(&settings.timeouts, places)?,
         keep_records: places.duration("retention.records", &settings.retention.records)?,
         keep_logs: places.duration("retention.logs", &settings.retention.logs)?,
+        rounds: rounds(&settings.housekeeping, places)?,
         webhooks: WebhookPolicy {
             allow_private: settings.webhooks.allow_private,
             hosts: lower(&settings.webhooks.hosts),
@@ -473,6 +478,19 @@ fn timeouts(timeouts: &settings::Timeouts, places: &Places<'_>) -> Result<Timeou
         publish: places.duration("timeouts.publish", &timeouts.publish)?,
         queue: places.duration("timeouts.queue", &timeouts.queue)?,
         kill: places.duration("timeouts.kill", &timeouts.kill)?,
+    })
+}
+
+fn rounds(house: &settings::Housekeeping, places: &Places<'_>) -> Result<Rounds, Failure> {
+    let round = |key: &str, text: &str| match places.duration(key, text)? {
+        span if span < SHORTEST_ROUND => {
+            Err(places.wrong(key, format!("`{text}` is less than 100ms")))
+        }
+        span => Ok(span),
+    };
+    Ok(Rounds {
+        attend: round("housekeeping.attend", &house.attend)?,
+        tidy: round("housekeeping.tidy", &house.tidy)?,
     })
 }
 

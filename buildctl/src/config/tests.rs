@@ -195,6 +195,10 @@ fn what_is_wrong_is_told_with_its_line_and_key() {
             "local: {storage_driver: btrfs}\n",
             ["local.storage_driver", "overlay, vfs"],
         ),
+        (
+            "housekeeping: {attend: 1ms}\n",
+            ["housekeeping.attend", "100ms"],
+        ),
         ("local: {root: here}\n", ["local.root", "absolute"]),
         (
             "local: {cache_limit: much}\n",

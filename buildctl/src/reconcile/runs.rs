@@ -60,11 +60,14 @@ fn harvest(job: &mut Job, run: Run) {
         (
             Run::Publish,
             Some(Ending::Succeeded {
-                outcome: Outcome::Published { tags },
+                outcome: Outcome::Published { tags, left },
             }),
         ) => {
             job.published = tags;
-            job.temporary = Temporary::Removed;
+            job.temporary = match left {
+                None => Temporary::Removed,
+                Some(_) => Temporary::Left,
+            };
         }
         (Run::Publish, Some(Ending::Failed(failure))) => job.published = failure.moved,
         (Run::Cleanup, Some(Ending::Succeeded { .. })) => job.temporary = Temporary::Removed,

@@ -59,6 +59,7 @@ pub(super) fn success(run: Run) -> Ending {
                 digest: digest(),
                 previous: None,
             }],
+            left: None,
         },
         Run::Cleanup => Outcome::Cleaned,
     };
@@ -441,7 +442,7 @@ fn a_tag_on_another_image_than_the_tested_one_is_no_success() {
         previous: None,
     }];
     let ending = Ending::Succeeded {
-        outcome: Outcome::Published { tags },
+        outcome: Outcome::Published { tags, left: None },
     };
     let next = go(&job, &[ended(Run::Publish, ending)], vec![], at(6));
     assert!(error(&next.job).starts_with("Publish phase failed: tag v1 points to sha256:bbbb"));

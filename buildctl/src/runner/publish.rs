@@ -44,14 +44,17 @@ pub(super) fn run(
     });
     copied.map_err(|error| halt(&error))?;
     let tags = move_all(session, &registry, publication, &manifest)?;
+    let mut left = None;
     if let Version::Tag(tag) = &from.version {
         let is_published = from.repository == **to && publication.tags.contains(tag);
         if !is_published {
             let removed = registry.remove(&from.repository, tag, digest);
-            session.say(format!("publish: {}", told(from, &removed)));
+            let told = told(from, &removed);
+            session.say(format!("publish: {told}"));
+            left = (!is_gone(&removed)).then_some(told);
         }
     }
-    Ok(Outcome::Published { tags })
+    Ok(Outcome::Published { tags, left })
 }
 
 /// Removes the temporary image of a job that is not published.
@@ -68,10 +71,14 @@ pub(super) fn clean_up(
     let told = told(temporary, &removed);
     session.say(format!("cleanup: {told}"));
     match removed {
-        Ok(Removal::Removed | Removal::Absent) => Ok(Outcome::Cleaned),
-        Ok(Removal::Shared(_) | Removal::Unsupported(_)) => Err(Halt::infrastructure(told)),
-        Err(error) => Err(halt(&error)),
+        removed if is_gone(&removed) => Ok(Outcome::Cleaned),
+        Ok(_) => Err(Halt::infrastructure(told)),
+        Err(error) => Err(kind(&error).map_or(Halt::Stopped, |kind| Halt::of(kind, told))),
     }
+}
+
+fn is_gone(removed: &Result<Removal, RegistryError>) -> bool {
+    matches!(removed, Ok(Removal::Removed | Removal::Absent))
 }
 
 fn told(temporary: &Reference, removed: &Result<Removal, RegistryError>) -> String {

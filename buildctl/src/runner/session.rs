@@ -27,6 +27,9 @@ use crate::logs::Stream;
 const CAPTURED: usize = 64 << 20;
 /// How long to wait for the last words of a program that has ended and left its pipes to somebody.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+/// Where a program with direct words finds its stdout and stderr again. One digit, because no other can be redirected to in
+/// every shell.
+pub(super) const DIRECT: [i32; 2] = [8, 9];
 /// How many of a program's last lines of errors are kept to explain its end.
 const LAST_ERRORS: usize = 30;
 
@@ -86,6 +89,7 @@ pub(super) struct Call {
     env: Vec<(OsString, OsString)>,
     capture: bool,
     quiet: bool,
+    direct: bool,
     cleanup: Option<Duration>,
 }
 
@@ -133,6 +137,12 @@ impl Call {
     pub(super) fn quiet(mut self) -> Self {
         self.quiet = true;
         self.captured()
+    }
+
+    /// It finds its stdout and stderr a second time, as descriptors [`DIRECT`], and so does what it starts.
+    pub(super) fn with_direct_words(mut self) -> Self {
+        self.direct = true;
+        self
     }
 
     /// It cleans up: it runs even in a run that was told to stop, but no longer than this.
@@ -236,6 +246,7 @@ impl Session<'_> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let group = self.enclosure.as_ref().map(Enclosure::door).transpose()?;
+        let direct = call.direct;
         // SAFETY: between fork and exec only system calls are made, nothing is allocated and no lock is taken.
         unsafe {
             command.pre_exec(move || {
@@ -243,6 +254,17 @@ impl Session<'_> {
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
                 if let Some(group) = &group {
                     rustix::io::write(group, b"0")?;
+                }
+                // Last: what is at these numbers now (the group's file, say) is of no use any more.
+                if direct {
+                    for (own, copy) in [libc::STDOUT_FILENO, libc::STDERR_FILENO]
+                        .into_iter()
+                        .zip(DIRECT)
+                    {
+                        if libc::dup2(own, copy) == -1 {
+                            return Err(io::Error::last_os_error());
+                        }
+                    }
                 }
                 Ok(())
             });

@@ -26,6 +26,15 @@ const OURS: &[&str] = &[
     "GODEBUG",
 ];
 
+/// Shells that know what [`THROUGH`] says.
+const SHELLS: &[&str] = &["sh", "ash", "bash", "dash"];
+/// For the tested image's own shell: does what follows, with the runner's pipes for stdout and stderr if they got this far.
+///
+/// With `chroot` isolation Buildah passes on what a program writes by a thread of its own that it does not wait for: it ends
+/// when the program has ended, and then what the program said last is lost if that thread was not quick enough (`os.Exit` in
+/// `runUsingChrootMain` of Buildah's `chroot/run_common.go`; seen with 1.28).
+const THROUGH: &str = "if { true >&8 && true >&9; } 2>/dev/null; then exec \"$@\" >&8 2>&9 8>&- 9>&-; else exec \"$@\"; fi";
+
 /// What to test.
 pub(super) struct Test<'w> {
     /// The image.
@@ -68,12 +77,32 @@ fn work(session: &mut Session<'_>, workshop: &Workshop, test: &Test<'_>) -> Resu
     }
     let shown = test.command.unwrap_or("the image's entry point");
     session.say(format!("test: {shown}"));
-    let ended = session.program(&call.arg(&container).arg("--").args(command))?;
+    let call = call.arg(&container).arg("--");
+    let ended = session.program(&match through_shell(&command) {
+        Some(command) if workshop.buildah.isolation == "chroot" => {
+            call.args(command).with_direct_words()
+        }
+        _ => call.args(command),
+    })?;
     if ended.status.success() {
         Ok(())
     } else {
         Err(explain::test(session, &ended, shown))
     }
+}
+
+/// The command by way of its own shell, if it begins with one. Images without a shell have no other way than Buildah's.
+fn through_shell(command: &[String]) -> Option<Vec<String>> {
+    let shell = command.first()?;
+    let name = shell.rsplit('/').next()?;
+    SHELLS.contains(&name).then(|| {
+        let first = [shell.as_str(), "-c", THROUGH, shell.as_str()];
+        first
+            .into_iter()
+            .map(str::to_owned)
+            .chain(command.iter().cloned())
+            .collect()
+    })
 }
 
 /// Makes the container, with a name by which it is found whatever becomes of this run.

@@ -454,8 +454,9 @@ impl Desk {
     }
 
     fn waiting(&self, job: &Job, folder: &RunFolder) -> Progress {
-        let reason =
-            Slots::needed_by(folder.run).then(|| self.slots.reason(&Rank::of(job, folder.run)));
+        let reason = Slots::needed_by(folder.run)
+            .then(|| self.slots.reason(&Rank::of(job, folder.run)))
+            .flatten();
         Progress::Waiting {
             reason,
             since: folder.since(),

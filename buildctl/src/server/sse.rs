@@ -9,9 +9,10 @@
 //! | `away` | | `{}`: the service ends; go on elsewhere, or here when it is back |
 //! | `error` | | an [`ErrorAnswer`](crate::api::ErrorAnswer); nothing follows |
 //!
-//! Who was cut off goes on with the last id, as `Last-Event-ID` or `cursor`. An id is exact behind the last line of what was
-//! read at once, and elsewhere that of the part before: lines may come twice, in the order in which they came, and none is
-//! left out.
+//! Who was cut off goes on with the last id, as `Last-Event-ID` or `cursor`. An id is exact behind each line of a local job; on
+//! Nomad, and with a filter, behind the last line of what was read at once, and elsewhere that of the part before: lines may
+//! come twice then, in the order in which they came, and none is left out. Before the last of the lines that `tail` asked for
+//! there is none: the tail is asked for again.
 
 use std::{convert::Infallible, fmt::Write as _, time::Duration};
 

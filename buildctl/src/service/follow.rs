@@ -1,8 +1,9 @@
 //! A job's log as it grows, and its changes, as one stream: every line of every run, in order within each run, a run's phase
 //! after the phase before it. It ends when the job has ended and all is read; the last event is the job as it ended.
 //!
-//! The cursor behind a line is exact behind the last line of what was read at once, and elsewhere that of the part before: who
-//! goes on from there may see lines twice, and misses none.
+//! The cursor behind a line is exact where the scheduler says where lines end and no line is kept back for a filter; elsewhere
+//! it is so behind the last line of what was read at once, and before that the one of the part before. Who goes on from there
+//! may see lines twice then, and misses none.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -100,6 +101,10 @@ impl Follower {
     }
 
     async fn go(&mut self, mut job: Job, mut ear: Ear, query: LogQuery) -> Result<(), Over> {
+        if !job.state.is_terminal() {
+            // Its supervisor may have died, and there need be no service that looks after all jobs.
+            self.service.attend(self.id).await;
+        }
         self.begin(&job, query).await?;
         let id = [self.id];
         let mut parts = FuturesUnordered::new();
@@ -115,7 +120,12 @@ impl Follower {
             tokio::select! {
                 Some((run, from, chunk)) = parts.next() => self.take(&job, run, from, chunk).await?,
                 () = ear.hear(&id) => job = self.look().await?,
-                () = tokio::time::sleep(PATIENCE) => job = self.look().await?,
+                () = tokio::time::sleep(PATIENCE) => {
+                    if !job.state.is_terminal() {
+                        self.service.attend(self.id).await;
+                    }
+                    job = self.look().await?;
+                }
             }
         }
     }
@@ -134,9 +144,15 @@ impl Follower {
             Err(error) => return self.fail(error).await,
         };
         self.cursor = page.next;
-        let cursor = self.cursor.clone();
-        for line in page.lines {
-            self.send(Event::Line(line, cursor.clone())).await?;
+        let last = page.lines.len().saturating_sub(1);
+        for (index, line) in page.lines.into_iter().enumerate() {
+            // Who is cut off before the last one has to ask for the end of the log again.
+            let cursor = if index == last {
+                self.cursor.clone()
+            } else {
+                Cursor::default()
+            };
+            self.send(Event::Line(line, cursor)).await?;
         }
         Ok(())
     }
@@ -210,8 +226,11 @@ impl Follower {
         }
         let count = chunk.lines.len();
         for (index, line) in chunk.lines.into_iter().enumerate() {
+            let known = chunk.ends.get(index).filter(|_| self.sieve.is_open());
             if index + 1 == count {
                 self.cursor.0.insert(run, chunk.next);
+            } else if let Some(end) = known {
+                self.cursor.0.insert(run, *end);
             }
             for line in self.sieve.pass(line) {
                 self.send(Event::Line(line, self.cursor.clone())).await?;

@@ -69,6 +69,7 @@ impl Job {
             updated_at: now,
             finished_at: None,
             claimed: false,
+            behind: None,
             runs: std::collections::BTreeMap::new(),
             phases: std::collections::BTreeMap::new(),
             built: None,
@@ -286,6 +287,8 @@ impl Builds for Service {
             if ended || left.is_zero() {
                 return self.status(id).await;
             }
+            // Its supervisor may have died, and there need be no service that looks after all jobs.
+            self.attend(id).await;
             // Heard or not: the record says whether it was that.
             let _ = timeout(left.min(PATIENCE), ear.hear(&[id])).await;
         }

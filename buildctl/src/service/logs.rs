@@ -47,6 +47,7 @@ pub(super) fn correct(
         }
         Err(SchedulerError::Unknown) => Ok(Chunk {
             lines: Vec::new(),
+            ends: Vec::new(),
             next: from,
             complete: ended,
             lost: began && ended && from == Position::default(),

@@ -24,6 +24,33 @@ pub struct Policy {
     pub log_bytes: usize,
     /// How long ended jobs are kept.
     pub retention: Retention,
+    /// How often is looked after what nobody asks about.
+    pub rounds: Rounds,
+}
+
+/// How often a service looks after what nobody asks about; each round comes a little earlier or later than this says, so that
+/// services that began together do not go on together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rounds {
+    /// After jobs that nobody moves along.
+    pub attend: Duration,
+    /// After what is old: ended jobs, folders without a record, caches that have grown too large.
+    pub tidy: Duration,
+}
+
+impl Default for Rounds {
+    fn default() -> Self {
+        Self {
+            attend: Duration::from_secs(30),
+            tidy: Duration::from_hours(1),
+        }
+    }
+}
+
+/// A span, or up to a fifth more or less.
+pub(crate) fn about(span: Duration) -> Duration {
+    let factor = 0.8 + 0.4 * runyard_common::backoff::random();
+    Duration::try_from_secs_f64(span.as_secs_f64() * factor).unwrap_or(span)
 }
 
 /// How long ended jobs are kept.

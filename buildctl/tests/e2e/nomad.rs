@@ -189,7 +189,7 @@ async fn a_job_is_built_tested_and_published_by_nomad() {
     assert!(log.contains("%{x}"), "{log}");
     site.scheduler.start(&job, Run::Publish).await.unwrap();
     let Ending::Succeeded {
-        outcome: Outcome::Published { tags },
+        outcome: Outcome::Published { tags, .. },
     } = site.ending(&job, Run::Publish).await
     else {
         panic!("{}", site.log(&job, Run::Publish).await);

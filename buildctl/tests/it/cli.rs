@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::support::{Registry, Repository};
 
 /// An image with everything that busybox can do.
-const DOCKERFILE: &str = "\
+pub(crate) const DOCKERFILE: &str = "\
 FROM scratch
 COPY busybox /bin/busybox
 RUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]
@@ -82,7 +82,7 @@ impl Shop {
 }
 
 /// The program without whatever the environment says.
-fn plain(words: &[&str]) -> Command {
+pub(crate) fn plain(words: &[&str]) -> Command {
     let mut command = Command::new(tool_binary("buildctl"));
     for name in [
         "BUILDCTL_URL",
@@ -139,29 +139,33 @@ impl Drop for Running {
 }
 
 /// Where a build waits until the test lets it go on.
-struct Gate(TcpListener);
+pub(crate) struct Gate(TcpListener);
 
 impl Gate {
-    fn open() -> Self {
+    pub(crate) fn open() -> Self {
         Self(TcpListener::bind("127.0.0.1:0").unwrap())
     }
 
     /// A repository whose build waits there.
-    fn repository(&self) -> Repository {
-        let port = self.0.local_addr().unwrap().port();
+    pub(crate) fn repository(&self) -> Repository {
+        let port = self.port();
         Repository::with(&format!(
             "{DOCKERFILE}RUN echo waiting && wget -q -O - http://127.0.0.1:{port}/ && echo passed\n"
         ))
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+
     /// Waits for a build.
-    fn reached(&self) -> TcpStream {
+    pub(crate) fn reached(&self) -> TcpStream {
         self.0.accept().unwrap().0
     }
 }
 
 /// Lets a build go on.
-fn go_on(mut build: TcpStream) {
+pub(crate) fn go_on(mut build: TcpStream) {
     let mut request = BufReader::new(build.try_clone().unwrap());
     let mut line = String::new();
     while request.read_line(&mut line).unwrap() > 2 {

@@ -231,6 +231,7 @@ fn job() -> Job {
         updated_at: now,
         finished_at: None,
         claimed: false,
+        behind: None,
         runs: BTreeMap::default(),
         phases: BTreeMap::default(),
         built: None,

@@ -8,6 +8,7 @@
 
 mod cli;
 mod contract;
+mod faults;
 mod local;
 mod mcp;
 mod nomad;

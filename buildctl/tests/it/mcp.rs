@@ -101,6 +101,7 @@ fn policy() -> Policy {
             records: Duration::from_hours(240),
             logs: Duration::from_hours(24),
         },
+        rounds: buildctl::service::Rounds::default(),
     }
 }
 

@@ -80,6 +80,7 @@ leave() {{
 }}
 trap 'kill "$child" 2>/dev/null; leave "\"ending\":\"cancelled\"" 143' TERM
 say S "$run begins"
+: > "$result.out"
 ( . "{folder}/$job/$run" ) > "$result.out" 2>&1 & child=$!
 shown=0
 show() {{

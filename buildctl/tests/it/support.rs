@@ -4,6 +4,8 @@
 mod registry;
 #[path = "support/repository.rs"]
 mod repository;
+#[path = "support/toll.rs"]
+mod toll;
 #[path = "support/yard.rs"]
 mod yard;
 
@@ -11,6 +13,7 @@ use std::process::{Command, Stdio};
 
 pub(crate) use registry::Registry;
 pub(crate) use repository::Repository;
+pub(crate) use toll::{Held, Toll};
 pub(crate) use yard::Yard;
 
 /// Whether everything is here that images are built and kept with; what is not is said.

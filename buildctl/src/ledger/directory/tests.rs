@@ -24,6 +24,7 @@ fn job(created: i64) -> Job {
         updated_at: at,
         finished_at: None,
         claimed: false,
+        behind: None,
         runs: BTreeMap::default(),
         phases: BTreeMap::default(),
         built: None,

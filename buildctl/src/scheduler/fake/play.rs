@@ -137,6 +137,7 @@ pub(super) fn outcome(job: &Job, run: Run) -> Outcome {
         Run::TestCommand(_) | Run::TestEntry => Outcome::Tested,
         Run::Publish => Outcome::Published {
             tags: tags(job, &digest),
+            left: None,
         },
         Run::Cleanup => Outcome::Cleaned,
     }

@@ -233,6 +233,7 @@ impl Stage {
             let text = line.text.get(cut..).unwrap_or_default().to_owned();
             chunk.lines.push(Line { text, ..line });
             chunk.next.out = end;
+            chunk.ends.push(chunk.next);
         }
         chunk.complete = all && act.end().0 <= now;
         Ok(chunk)

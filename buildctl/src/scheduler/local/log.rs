@@ -116,15 +116,22 @@ fn cut(run: Run, start: u64, bytes: &[u8], length: u64, is_over: bool) -> Chunk 
     };
     let mut reader = record::Reader::new(run);
     let mut lines = Vec::with_capacity(whole / 64);
-    let mut rest = &bytes[..whole];
-    while !rest.is_empty() {
-        let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-        reader.read(&rest[..end], &mut lines);
-        rest = rest.get(end + 1..).unwrap_or_default();
+    let mut ends = Vec::with_capacity(whole / 64);
+    let mut begin = 0;
+    while begin < whole {
+        let end = memchr::memchr(b'\n', &bytes[begin..whole]).map_or(whole, |at| begin + at);
+        reader.read(&bytes[begin..end], &mut lines);
+        let behind = whole.min(end + 1);
+        // Of what was one record and is more lines only the last is at a place where reading can go on.
+        let last = lines.len().saturating_sub(1);
+        ends.resize(last, at(start + begin as u64));
+        ends.push(at(start + behind as u64));
+        begin = behind;
     }
     let next = start + whole as u64;
     Chunk {
         lines,
+        ends,
         next: at(next),
         complete: is_over && next >= length,
         lost: false,
@@ -220,6 +227,28 @@ mod tests {
         }
         let chunk = page(&path, Run::Build, at(first + 1), 1000, true).unwrap();
         assert_eq!((chunk.lines.len(), chunk.complete), (0, true));
+    }
+
+    #[test]
+    fn reading_goes_on_behind_any_line() {
+        let folder = tempdir();
+        let path = folder.path().join("log");
+        let long = "x".repeat(2 * Line::LONGEST);
+        let all = [record("a"), record(""), long + "\n", record("ü")].concat();
+        fs::write(&path, all).unwrap();
+        let page = |from| page(&path, Run::Build, from, 1 << 20, true).unwrap();
+        let whole = page(Position::default());
+        assert_eq!(whole.ends.len(), whole.lines.len());
+        assert_eq!(whole.ends.last(), Some(&whole.next));
+        for (index, end) in whole.ends.iter().enumerate() {
+            let rest = page(*end).lines;
+            assert!(whole.lines.ends_with(&rest), "behind line {index}");
+            // A line that is too long for a record is read again from its beginning.
+            let left = whole.lines.len() - index - 1;
+            let again = rest.len() - left;
+            let expected = usize::from(whole.lines[index].partial);
+            assert_eq!(again, expected, "behind line {index}");
+        }
     }
 
     #[test]

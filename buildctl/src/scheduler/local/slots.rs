@@ -9,6 +9,7 @@ use std::{
     fs::{self, File},
     io,
     num::NonZeroUsize,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -79,17 +80,29 @@ impl Slots {
         Ok(None)
     }
 
-    /// What a waiting run waits for, for people.
-    pub(super) fn reason(&self, rank: &Rank) -> String {
+    /// What a waiting run waits for, for people; none if it only has not begun yet.
+    pub(super) fn reason(&self, rank: &Rank) -> Option<String> {
         let ahead = self.tickets().map_or(0, |tickets| {
             tickets.iter().filter(|ticket| **ticket < rank.0).count()
         });
         match (ahead, self.count.get()) {
-            (0, 1) => "the place to build is taken".to_owned(),
-            (0, count) => format!("all {count} places to build are taken"),
-            (1, _) => "1 run ahead".to_owned(),
-            (ahead, _) => format!("{ahead} runs ahead"),
+            (0, _) if self.has_room() => None,
+            (0, 1) => Some("the place to build is taken".to_owned()),
+            (0, count) => Some(format!("all {count} places to build are taken")),
+            (1, _) => Some("1 run ahead".to_owned()),
+            (ahead, _) => Some(format!("{ahead} runs ahead")),
         }
+    }
+
+    /// Whether a place is free, by what the kernel shows of locks (proc_locks(5)): who only looks must not try them, because
+    /// somebody who waits might try at the same moment, and find none.
+    fn has_room(&self) -> bool {
+        let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+        let is_taken = |number: usize| {
+            let place = fs::metadata(self.folder.join(number.to_string()));
+            place.is_ok_and(|place| is_locked(&locks, place.ino()))
+        };
+        (0..self.count.get()).any(|number| !is_taken(number))
     }
 
     fn open(&self) -> io::Result<Vec<File>> {
@@ -119,6 +132,17 @@ impl Slots {
         }
         Ok(true)
     }
+}
+
+/// Whether one process alone has a lock on this file, as flock(2) makes them: `1: FLOCK ADVISORY WRITE 4711 fd:01:42 0 EOF`.
+fn is_locked(locks: &str, inode: u64) -> bool {
+    locks.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let file = words.get(5).and_then(|file| file.rsplit(':').next());
+        words.get(1) == Some(&"FLOCK")
+            && words.get(3) == Some(&"WRITE")
+            && file.and_then(|inode| inode.parse().ok()) == Some(inode)
+    })
 }
 
 fn first_free(slots: &mut Vec<File>) -> io::Result<Option<File>> {
@@ -170,5 +194,33 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runyard_common::testing::tempdir;
+
+    use super::*;
+
+    #[test]
+    fn a_place_is_taken_while_its_lock_is_held() {
+        let folder = tempdir();
+        let root = StateRoot::open(folder.path()).unwrap();
+        let slots = Slots::new(&root, NonZeroUsize::new(2).unwrap());
+        let rank = Rank("1".to_owned());
+        assert_eq!(slots.reason(&rank), None, "there are no locks yet");
+        let mut places = slots.open().unwrap();
+        let one = first_free(&mut places).unwrap().unwrap();
+        assert_eq!(slots.reason(&rank), None, "one is free");
+        let other = first_free(&mut places).unwrap().unwrap();
+        let taken = slots.reason(&rank).unwrap();
+        assert_eq!(taken, "all 2 places to build are taken");
+        drop(one);
+        assert_eq!(slots.reason(&rank), None, "one is free again");
+        let ahead = root.queue().join("0");
+        fs::write(&ahead, "").unwrap();
+        assert_eq!(slots.reason(&rank).as_deref(), Some("1 run ahead"));
+        drop(other);
     }
 }

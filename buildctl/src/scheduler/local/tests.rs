@@ -72,6 +72,7 @@ fn job(created: i64) -> Job {
         updated_at: at,
         finished_at: None,
         claimed: true,
+        behind: None,
         runs: BTreeMap::default(),
         phases: BTreeMap::default(),
         built: Some(Built {

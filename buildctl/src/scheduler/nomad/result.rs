@@ -150,6 +150,7 @@ impl Ended<'_> {
                 );
                 Some(Outcome::Published {
                     tags: moved(self.job, &spec, built),
+                    left: None,
                 })
             }
             Run::Cleanup => Some(Outcome::Cleaned),
@@ -265,7 +266,7 @@ mod tests {
             }
         );
         let Ending::Succeeded {
-            outcome: Outcome::Published { tags },
+            outcome: Outcome::Published { tags, .. },
         } = lost(Run::Publish, 0)
         else {
             panic!("every tag moved");

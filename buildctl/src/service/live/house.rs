@@ -9,17 +9,11 @@ use tracing::{info, warn};
 use super::Service;
 use crate::{
     clock::{later, since},
-    job::{Job, JobId, Temporary},
+    job::{Job, JobId},
     reconcile::is_settled,
-    service::{BuildError, Cleaned, Cleanup},
+    service::{BuildError, Cleaned, Cleanup, policy::about},
     spec::Spec,
 };
-
-/// How often all jobs are looked at.
-const ROUND: Duration = Duration::from_secs(30);
-
-/// How often old jobs are looked for.
-const SWEEP: Duration = Duration::from_hours(1);
 
 /// How many jobs are cleaned up at once.
 const AT_ONCE: usize = 4;
@@ -27,20 +21,18 @@ const AT_ONCE: usize = 4;
 impl Service {
     /// Attends to all jobs that are not settled, those of before included, and removes what is old. Never ends.
     pub async fn run(&self) {
+        let rounds = self.policy().rounds;
         let mut collected = BTreeSet::new();
-        let mut swept = None;
+        let mut due = self.now();
         loop {
             self.tend().await;
             let now = self.now();
-            if swept.is_none_or(|swept| since(now, swept) >= SWEEP) {
+            if now >= due {
                 self.sweep(&mut collected).await;
-                swept = Some(now);
+                due = later(now, about(rounds.tidy));
             }
-            self.0
-                .reconciler
-                .clock()
-                .sleep_until(later(now, ROUND))
-                .await;
+            let next = later(now, about(rounds.attend));
+            self.0.reconciler.clock().sleep_until(next).await;
         }
     }
 
@@ -160,7 +152,9 @@ impl Service {
     /// Cleans up after a job: what remains, or why nothing could be done.
     async fn clean_up(self, job: Job) -> (JobId, Result<Option<String>, String>) {
         let result = if is_settled(&job) {
-            let remains = (job.temporary == Temporary::Left).then(|| remains(&job));
+            let remains = job
+                .left()
+                .map(|why| format!("{why}; the registry's own retention has to"));
             self.collect(&job)
                 .await
                 .map(|()| remains)
@@ -170,17 +164,5 @@ impl Service {
             Err("it has ended and is still being cleaned up".to_owned())
         };
         (job.id, result)
-    }
-}
-
-fn remains(job: &Job) -> String {
-    match &job.built {
-        Some(built) => format!(
-            "the registry did not remove {}; its own retention has to",
-            built.temporary
-        ),
-        None => {
-            "its build was lost, and may have left a temporary image in the registry".to_owned()
-        }
     }
 }

@@ -125,6 +125,46 @@ async fn an_ended_job_is_told_in_order_and_from_a_cursor_on() {
 }
 
 #[tokio::test]
+async fn going_on_behind_any_line_tells_the_rest_and_nothing_twice() {
+    let bench = talking();
+    let id = bench.submit(config("app")).await;
+    bench.in_state(id, State::Building).await;
+    bench.clock.advance(Duration::from_secs(61));
+    bench.settled(id).await;
+    let mut events = follow(&bench, id, LogQuery::default()).await;
+    for told in 1..=all().len() {
+        let cursor = loop {
+            if let Some(Event::Line(_, cursor)) = next(&mut events).await {
+                break cursor;
+            }
+        };
+        let on = LogQuery {
+            cursor: Some(cursor),
+            ..LogQuery::default()
+        };
+        assert_eq!(
+            rest(&mut follow(&bench, id, on).await).await.0,
+            all()[told..],
+            "{told}"
+        );
+    }
+    // Of a tail only the end is a place to go on from.
+    let tail = LogQuery {
+        tail: NonZeroUsize::new(3),
+        ..LogQuery::default()
+    };
+    let mut events = follow(&bench, id, tail).await;
+    let mut cursors = Vec::new();
+    while let Some(event) = next(&mut events).await {
+        if let Event::Line(_, cursor) = event {
+            cursors.push(cursor);
+        }
+    }
+    assert_eq!(cursors[..2], [Cursor::default(), Cursor::default()]);
+    assert_ne!(cursors[2], Cursor::default());
+}
+
+#[tokio::test]
 async fn many_followers_share_one_reader() {
     let bench = talking();
     let id = bench.submit(config("app")).await;

@@ -1,0 +1,176 @@
+//! A whole service with real tools, and what goes wrong around it: the daemon, supervisors and jobs are killed in each phase,
+//! the registry is away or wants a login, names are hostile, and secrets are looked for wherever they must not be.
+
+mod hostile;
+mod kills;
+mod registries;
+mod secrets;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use runyard_common::testing::{Daemon, Output, TempDir, is_alive, tempdir};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::plain,
+    support::{Registry, Toll},
+};
+
+/// A service on this machine, and a registry behind a gate.
+struct Plant {
+    folder: TempDir,
+    registry: Registry,
+    toll: Toll,
+    daemon: Daemon,
+    url: String,
+    environment: Vec<(&'static str, String)>,
+}
+
+impl Plant {
+    fn open() -> Self {
+        Self::with(Registry::open(), "", Vec::new())
+    }
+
+    /// With more lines of configuration and variables.
+    fn with(
+        registry: Registry,
+        config: &str,
+        mut environment: Vec<(&'static str, String)>,
+    ) -> Self {
+        let folder = tempdir();
+        let toll = Toll::before(registry.host());
+        let hosts = format!("[\"{}\", \"{}\"]", toll.host(), registry.host());
+        let config = format!(
+            "allow_file_urls: true\nlocal: {{concurrency: 4}}\nregistry: {{insecure: {hosts}}}\n\
+             timeouts: {{kill: 2s}}\nhousekeeping: {{attend: 200ms}}\n{config}"
+        );
+        fs::write(folder.path().join("config.yaml"), config).unwrap();
+        environment.push(("BUILDCTL_LOCAL_ROOT", path(&folder, "state")));
+        let (daemon, url) = serve(folder.path(), &environment);
+        Self {
+            folder,
+            registry,
+            toll,
+            daemon,
+            url,
+            environment,
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Another daemon in the place of one that is gone.
+    fn serve_again(&mut self) {
+        (self.daemon, self.url) = serve(self.folder.path(), &self.environment);
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        let mut command = plain(words);
+        let token = self
+            .environment
+            .iter()
+            .filter(|(name, _)| *name == "BUILDCTL_TOKEN_FILE");
+        command
+            .current_dir(self.path())
+            .env("BUILDCTL_URL", &self.url)
+            .envs(token.cloned());
+        Output::of(&mut command)
+    }
+
+    /// Hands a job for `image` in, with more fields than the usual ones.
+    fn submit(&self, image: &str, source: &str, more: &Value) -> Result<String, Output> {
+        let mut config = json!({
+            "owner": "tester", "repo_url": source, "git_ref": "main", "image_name": image,
+            "registry_url": self.toll.host(),
+        });
+        let fields = config.as_object_mut().unwrap();
+        fields.extend(more.as_object().unwrap().clone());
+        fs::write(self.path().join("job.yaml"), config.to_string()).unwrap();
+        let said = self.run(&["submit", "job.yaml"]);
+        match said.code {
+            0 => Ok(said.success().trim().to_owned()),
+            _ => Err(said),
+        }
+    }
+
+    /// A job's end, as its status has it.
+    fn end(&self, id: &str) -> Value {
+        let waited = self.run(&["wait", id, "--timeout", "2m"]);
+        assert!([0, 1].contains(&waited.code), "{waited}");
+        let status = self.run(&["-o", "json", "status", id]).success();
+        serde_json::from_str(&status).unwrap()
+    }
+
+    fn log(&self, id: &str) -> String {
+        self.run(&["logs", id]).success()
+    }
+
+    fn job_folder(&self, id: &str) -> PathBuf {
+        self.path().join("state/jobs").join(id)
+    }
+
+    /// Which process carries a run out.
+    fn runner(&self, id: &str, run: &str) -> u32 {
+        let pid = fs::read_to_string(self.job_folder(id).join(format!("runs/{run}/pid"))).unwrap();
+        pid.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// What is left of jobs that have ended: Buildah's containers, folders of runs, mounts.
+    fn remains(&self) -> Vec<String> {
+        let below = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let here = self.path().to_str().unwrap();
+        let mut found: Vec<String> = mounts
+            .lines()
+            .filter(|line| line.contains(here))
+            .map(str::to_owned)
+            .collect();
+        for store in below(self.path().join("state/storage")) {
+            for name in ["overlay-containers", "vfs-containers", "buildctl/runs"] {
+                let inside = below(store.path().join("root").join(name));
+                let folders = inside.filter(|entry| entry.path().is_dir());
+                found.extend(folders.map(|entry| entry.path().display().to_string()));
+            }
+        }
+        found
+    }
+}
+
+fn path(folder: &TempDir, name: &str) -> String {
+    folder.path().join(name).display().to_string()
+}
+
+fn serve(folder: &Path, environment: &[(&'static str, String)]) -> (Daemon, String) {
+    let mut command: Command = plain(&["serve", "--listen", "127.0.0.1:0"]);
+    command
+        .env("BUILDCTL_CONFIG", folder.join("config.yaml"))
+        .envs(environment.iter().cloned());
+    let (daemon, address) = Daemon::start(command, |line| {
+        let (_, rest) = line
+            .split_once("addr=")
+            .filter(|_| line.contains("listening"))?;
+        Some(rest.split_whitespace().next()?.to_owned())
+    });
+    (daemon, format!("http://{address}"))
+}
+
+/// All processes whose arguments or environment say this.
+fn processes(says: impl Fn(&[u8], &[u8]) -> bool) -> Vec<u32> {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            says(&read("cmdline"), &read("environ")) && is_alive(*pid)
+        })
+        .collect()
+}
+
+fn contains(bytes: &[u8], part: &str) -> bool {
+    memchr::memmem::find(bytes, part.as_bytes()).is_some()
+}

@@ -1,0 +1,330 @@
+//! One job takes every way that a secret can take, another fails on it, and then they are looked for everywhere: in what was
+//! answered and written down, in arguments and environments of everything that was started, in the store of images.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+};
+
+use runyard_common::testing::{TempDir, patience, tempdir};
+use serde_json::json;
+
+use super::{Plant, contains};
+use crate::{
+    cli::{Gate, go_on},
+    support::{Registry, Repository, ready},
+};
+
+const API: &str = "mark-api-q7";
+const GIT: &str = "mark-git-q7";
+const FILE: &str = "mark-file-q7";
+const VARIABLE: &str = "mark-variable-q7";
+const VAULT: &str = "mark-vault-q7";
+const VAULT_TOKEN: &str = "mark-vaulttoken-q7";
+const TEST: &str = "mark-test-q7";
+const WEBHOOK: &str = "mark-webhook-q7";
+const HEADER: &str = "mark-header-q7";
+const WRONG: &str = "mark-wrong-q7";
+/// The password of the private registry.
+const REGISTRY: &str = "opensesame";
+const ALL: [&str; 11] = [
+    API,
+    GIT,
+    FILE,
+    VARIABLE,
+    VAULT,
+    VAULT_TOKEN,
+    TEST,
+    WEBHOOK,
+    HEADER,
+    WRONG,
+    REGISTRY,
+];
+
+const DOCKERFILE: &str = "\
+FROM scratch
+COPY busybox /bin/busybox
+RUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]
+RUN --mount=type=secret,id=filed --mount=type=secret,id=varied --mount=type=secret,id=vaulted \
+    for x in filed varied vaulted; do echo $x: $(cat /run/secrets/$x); done
+";
+
+/// Which of the marks are in this, but for those that may be.
+fn found(bytes: &[u8], except: &[&str]) -> Vec<&'static str> {
+    let wanted = ALL.into_iter().filter(|mark| !except.contains(mark));
+    wanted.filter(|mark| contains(bytes, mark)).collect()
+}
+
+/// Answers each HTTP request with what this makes of its head and body.
+fn answering(answer: impl Fn(&str, &str) -> String + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let (head, body) = request(&stream);
+            let body = answer(&head, &body);
+            let length = body.len();
+            // Whoever gives up is no matter of the test's.
+            let _ = (&stream).write_all(
+                format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes(),
+            );
+        }
+    });
+    url
+}
+
+fn request(stream: &TcpStream) -> (String, String) {
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|read| read > 0) {}
+    let length = head
+        .to_ascii_lowercase()
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
+        .unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    (head, String::from_utf8(body).unwrap())
+}
+
+/// Puts a program before `git` and `buildah` that writes their arguments and environment down.
+fn spied_on(folder: &Path) -> PathBuf {
+    let bin = folder.join("bin");
+    fs::create_dir(&bin).unwrap();
+    let calls = folder.join("calls");
+    for name in ["git", "buildah"] {
+        let script = format!(
+            "#!/bin/sh\n{{ echo \"== {name} $*\"; env; }} >>{}\nPATH=${{PATH#*:}} exec {name} \"$@\"\n",
+            calls.display()
+        );
+        fs::write(bin.join(name), script).unwrap();
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    calls
+}
+
+/// Where secrets are kept, which is not where they are looked for.
+struct Safe(TempDir);
+
+impl Safe {
+    fn keep(&self, name: &str, content: &str) -> String {
+        let path = self.0.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.display().to_string()
+    }
+
+    /// The service's configuration, and the variables of its process.
+    fn plant(&self) -> (Plant, PathBuf) {
+        let credentials = [
+            ("ci/git", format!("username=me\npassword={GIT}\n")),
+            ("ci/wrong", format!("username=me\npassword={WRONG}\n")),
+            ("ci/registry", format!("username=me\npassword={REGISTRY}\n")),
+            ("ci/test", format!("{{\"api\": \"{TEST}\"}}")),
+            ("ci/filed", format!("value={FILE}\n")),
+        ];
+        let mut config = "webhooks: {allow_private: true}\ncredentials:\n".to_owned();
+        for (path, content) in credentials {
+            let file = self.keep(&path.replace('/', "-"), &content);
+            config += &format!("  {path}: file:{file}\n");
+        }
+        config += "  ci/varied: env:MARKED\n";
+        let calls = spied_on(self.0.path());
+        let vault = answering(|head, _| {
+            let is_known = head
+                .to_ascii_lowercase()
+                .contains(&format!("x-vault-token: {VAULT_TOKEN}"));
+            assert!(is_known, "{head}");
+            json!({"data": {"data": {"value": VAULT}}}).to_string()
+        });
+        let path = std::env::var("PATH").unwrap_or_default();
+        let environment = vec![
+            (
+                "BUILDCTL_TOKEN_FILE",
+                self.keep("tokens", &format!("{API}\n")),
+            ),
+            ("MARKED", VARIABLE.to_owned()),
+            ("VAULT_ADDR", vault),
+            ("VAULT_TOKEN", VAULT_TOKEN.to_owned()),
+            (
+                "PATH",
+                format!("{}:{path}", self.0.path().join("bin").display()),
+            ),
+        ];
+        (
+            Plant::with(Registry::private(), &config, environment),
+            calls,
+        )
+    }
+}
+
+/// No mark is in what runs now, but for those that whoever started the service has put into its environment.
+fn look_at_processes() {
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        let (cmdline, environ) = (read("cmdline"), read("environ"));
+        assert_eq!(
+            found(&cmdline, &[]),
+            [""; 0],
+            "{}",
+            String::from_utf8_lossy(&cmdline)
+        );
+        let is_ours = cmdline
+            .split(|byte| *byte == 0)
+            .next()
+            .is_some_and(|program| program.ends_with(b"buildctl"));
+        let may: &[&str] = if is_ours {
+            &[VARIABLE, VAULT_TOKEN]
+        } else {
+            &[]
+        };
+        assert_eq!(
+            found(&environ, may),
+            [""; 0],
+            "{}",
+            String::from_utf8_lossy(&cmdline)
+        );
+    }
+}
+
+/// No mark is in a file, but for what a job's record has to keep; that only its owner can read.
+fn look_at_files(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        if kind.is_dir() {
+            look_at_files(&path);
+        }
+        if !kind.is_file() {
+            continue;
+        }
+        let is_record = path.file_name().is_some_and(|name| name == "record.json");
+        let may: &[&str] = if is_record { &[WEBHOOK, HEADER] } else { &[] };
+        assert_eq!(
+            found(&fs::read(&path).unwrap(), may),
+            [""; 0],
+            "{}",
+            path.display()
+        );
+        if is_record {
+            let mode = fs::metadata(&path).unwrap().mode();
+            assert_eq!(mode & 0o077, 0, "{}: {mode:o}", path.display());
+        }
+    }
+}
+
+#[test]
+fn secrets_take_every_way_and_show_nowhere() {
+    if !ready() {
+        return;
+    }
+    let safe = Safe(tempdir());
+    let (plant, calls) = safe.plant();
+    let gate = Gate::open();
+    let pause = format!("RUN wget -q -O - http://127.0.0.1:{}/\n", gate.port());
+    let source = Repository::with(&format!("{DOCKERFILE}{pause}"));
+    let url = source.serve_to("me", GIT);
+    let (heard, posts) = mpsc::channel();
+    let hook = answering(move |head, body| {
+        let _ = heard.send((head.to_owned(), body.to_owned()));
+        String::new()
+    });
+    let job = |git: &str, test: &str| {
+        json!({
+            "git_credentials_path": git, "registry_credentials_path": "ci/registry",
+            "build_secrets": {"filed": "ci/filed", "varied": "ci/varied", "vaulted": "secret/ci/vaulted"},
+            "test": {
+                "commands": [test], "vault_policies": ["any"],
+                "vault_secrets": [{"path": "ci/test", "fields": {"api": "TOKEN"}}],
+            },
+            "webhook_url": hook, "webhook_secret": WEBHOOK,
+            "webhook_headers": {"Authorization": format!("Bearer {HEADER}")},
+        })
+    };
+    let good = plant
+        .submit("good", &url, &job("ci/git", "echo tested: $TOKEN"))
+        .unwrap();
+    let waiting = gate.reached();
+    look_at_processes();
+    go_on(waiting);
+    assert_eq!(plant.end(&good)["status"], "SUCCEEDED");
+    // Its steps are cached now.
+    let failing = plant
+        .submit("failing", &url, &job("ci/git", "echo $TOKEN >&2; exit 1"))
+        .unwrap();
+    let refused = plant
+        .submit("refused", &url, &job("ci/wrong", "true"))
+        .unwrap();
+
+    let mut answers = vec![plant.daemon.output()];
+    for (id, status) in [
+        (&good, "SUCCEEDED"),
+        (&failing, "FAILED"),
+        (&refused, "FAILED"),
+    ] {
+        let ended = plant.end(id);
+        let log = plant.log(id);
+        assert_eq!(ended["status"], status, "{ended}\n{log}");
+        let one = plant.run(&["-o", "json", "logs", id]).success();
+        answers.extend([ended.to_string(), log, one]);
+    }
+    // They got where they were to get to.
+    for said in [
+        "filed: [redacted]",
+        "varied: [redacted]",
+        "vaulted: [redacted]",
+        "tested: [redacted]",
+    ] {
+        assert!(
+            answers.iter().any(|answer| answer.contains(said)),
+            "{said}: {answers:#?}"
+        );
+    }
+    answers.push(plant.run(&["-o", "json", "history"]).success());
+    for path in [
+        "/metrics",
+        "/v1/jobs",
+        "/health",
+        &format!("/v1/jobs/{good}"),
+    ] {
+        answers.push(get(&plant.url, path));
+    }
+    for _ in 0..8 {
+        let (head, body) = posts.recv_timeout(patience()).unwrap();
+        assert!(head.contains(HEADER), "{head}");
+        assert!(
+            head.to_ascii_lowercase()
+                .contains("x-webhook-signature: sha256="),
+            "{head}"
+        );
+        answers.push(body);
+    }
+    answers.push(plant.daemon.output());
+    for answer in &answers {
+        assert_eq!(found(answer.as_bytes(), &[]), [""; 0], "{answer}");
+    }
+    // A test's secret gets into its container through the environment of one call.
+    let calls = fs::read_to_string(calls).unwrap();
+    assert!(calls.contains("== git ") && calls.contains("== buildah "));
+    let marked: Vec<&str> = calls
+        .lines()
+        .filter(|line| !found(line.as_bytes(), &[]).is_empty())
+        .collect();
+    assert_eq!(marked, [format!("TOKEN={TEST}"), format!("TOKEN={TEST}")]);
+    look_at_files(&plant.path().join("state"));
+}
+
+fn get(url: &str, path: &str) -> String {
+    let host = url.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(host).unwrap();
+    let request =
+        format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {API}\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains(" 200 "), "{path}: {answer}");
+    answer
+}
