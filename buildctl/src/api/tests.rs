@@ -240,14 +240,10 @@ fn job() -> Job {
         built: None,
     });
     Job {
-        id: id(),
-        config: secretive(),
         state: State::Failed,
-        created_at: at("10:00:00"),
         updated_at: at("10:01:10"),
         finished_at: Some(at("10:01:10")),
         claimed: true,
-        behind: None,
         runs: BTreeMap::from([
             observed(Run::Build, Progress::Running),
             observed(Run::TestEntry, Progress::Ended { ending }),
@@ -271,7 +267,7 @@ fn job() -> Job {
             error: "Test phase failed: exit code 3".into(),
         }),
         temporary: Temporary::Pushed,
-        notices: Vec::new(),
+        ..Job::new(id(), secretive(), at("10:00:00"))
     }
 }
 

@@ -31,9 +31,7 @@ pub(super) fn error(answer: ErrorAnswer, id: Option<JobId>, request: &str) -> Bu
         details => format!("{error}: {details}"),
     };
     match (code, error.as_str()) {
-        (400, "Job configuration validation failed") => {
-            BuildError::Invalid(details.split("; ").map(str::to_owned).collect())
-        }
+        (400, "Job configuration validation failed") => BuildError::Invalid(each(&details)),
         (400, "Invalid request body") if !details.is_empty() => BuildError::BadRequest(details),
         (400 | 413, _) => BuildError::BadRequest(both()),
         (401 | 403, _) => BuildError::Forbidden(both()),
@@ -57,6 +55,24 @@ pub(super) fn error(answer: ErrorAnswer, id: Option<JobId>, request: &str) -> Bu
     }
 }
 
+/// What is wrong, one by one: `field: why; field is required`. A why may have a semicolon of its own.
+fn each(details: &str) -> Vec<String> {
+    let mut each: Vec<String> = Vec::new();
+    for part in details.split("; ") {
+        let begins = part
+            .split_once(' ')
+            .is_some_and(|(word, rest)| word.ends_with(':') || rest.starts_with("is required"));
+        match each.last_mut() {
+            Some(before) if !begins => {
+                before.push_str("; ");
+                before.push_str(part);
+            }
+            _ => each.push(part.to_owned()),
+        }
+    }
+    each
+}
+
 /// The job that a text names as `(job ID…`.
 fn job_in(text: &str) -> Option<JobId> {
     let (_, rest) = text.split_once("(job ")?;
@@ -74,6 +90,8 @@ mod tests {
             BuildError::Invalid(vec![
                 "owner is required".into(),
                 "repo_url is required".into(),
+                "git_ref: `main; touch x` is no ref: spaces".into(),
+                "repo_url: no; write them as %XX".into(),
             ]),
             BuildError::BadRequest("`x` is no log cursor".into()),
             BuildError::NotFound(id),

@@ -217,10 +217,8 @@ fn bud(
         let path = place.keep(&format!("secrets/{index}"), value.expose().as_bytes())?;
         call = call.option("--secret", format!("id={id},src={}", path.display()));
     }
-    session.say(format!(
-        "build: buildah bud --file {} {}",
-        options.dockerfile, options.context
-    ));
+    let what = format!("--file {} {}", options.dockerfile, options.context);
+    session.say(format!("build: buildah bud {}", what.trim_end()));
     let ended = session.program(&call.arg("--").arg(context))?;
     if !ended.status.success() {
         return Err(explain::build(
@@ -280,7 +278,10 @@ fn push(
         let wait = waits.next().filter(|_| explain::is_transport(&ended.heard));
         let Some(wait) = wait else {
             let error = ended.heard.errors.back().cloned().unwrap_or_default();
-            let error = error.trim_start_matches("Error: ");
+            // It begins with what and where to, which is said already.
+            let error = error
+                .split_once(&format!("\"docker://{temporary}\": "))
+                .map_or(error.trim_start_matches("Error: "), |(_, why)| why);
             return Err(explain::anything(
                 session,
                 &ended,

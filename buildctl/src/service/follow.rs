@@ -187,7 +187,7 @@ impl Follower {
         let readers = self.service.readers().clone();
         async move {
             let chunk = readers.read(job, run, from).await;
-            let chunk = chunk.map(|chunk| Chunk::clone(&chunk));
+            let chunk = chunk.map(Arc::unwrap_or_clone);
             let chunk = chunk.map_err(|error| match &*error {
                 SchedulerError::Unknown => (true, String::new()),
                 other => (false, other.to_string()),

@@ -12,7 +12,7 @@ use std::{
     process::Command,
 };
 
-use runyard_common::testing::{Daemon, Output, TempDir, is_alive, tempdir};
+use runyard_common::testing::{Daemon, Output, TempDir, tempdir};
 use serde_json::{Value, json};
 
 use crate::{
@@ -158,19 +158,4 @@ fn serve(folder: &Path, environment: &[(&'static str, String)]) -> (Daemon, Stri
         Some(rest.split_whitespace().next()?.to_owned())
     });
     (daemon, format!("http://{address}"))
-}
-
-/// All processes whose arguments or environment say this.
-fn processes(says: impl Fn(&[u8], &[u8]) -> bool) -> Vec<u32> {
-    let all = fs::read_dir("/proc").unwrap().flatten();
-    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| {
-            let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-            says(&read("cmdline"), &read("environ")) && is_alive(*pid)
-        })
-        .collect()
-}
-
-fn contains(bytes: &[u8], part: &str) -> bool {
-    memchr::memmem::find(bytes, part.as_bytes()).is_some()
 }

@@ -1,5 +1,7 @@
 //! What the tests with real tools share: a registry, repositories, a store with runs in it. What is asserted is the tests' own.
 
+#[path = "support/processes.rs"]
+mod processes;
 #[path = "support/registry.rs"]
 mod registry;
 #[path = "support/repository.rs"]
@@ -11,6 +13,7 @@ mod yard;
 
 use std::process::{Command, Stdio};
 
+pub(crate) use processes::{contains, kill, processes, supervisors};
 pub(crate) use registry::Registry;
 pub(crate) use repository::Repository;
 pub(crate) use toll::{Held, Toll};

@@ -94,7 +94,7 @@ impl Slots {
         }
     }
 
-    /// Whether a place is free, by what the kernel shows of locks (proc_locks(5)): who only looks must not try them, because
+    /// Whether a place is free, by what the kernel shows in `/proc/locks`: who only looks must not try them, because
     /// somebody who waits might try at the same moment, and find none.
     fn has_room(&self) -> bool {
         let locks = fs::read_to_string("/proc/locks").unwrap_or_default();

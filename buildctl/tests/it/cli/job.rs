@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{DOCKERFILE, Gate, Shop, go_on};
-use crate::support::{Repository, ready};
+use crate::support::{Repository, kill, ready, supervisors};
 
 #[test]
 fn a_directory_is_built_tested_published_and_written_down() {
@@ -144,6 +144,30 @@ fn an_interrupt_ends_the_view_and_watching_goes_on_where_it_was() {
     let watched = shop.run(&["watch", &id]);
     assert!(watched.stderr.contains("[build] passed\n"), "{watched}");
     assert!(watched.success().contains("SUCCEEDED"));
+    assert!(shop.registry.digest("app", "v1").is_some());
+}
+
+#[test]
+fn a_job_whose_supervisor_was_killed_goes_on_when_somebody_waits_for_it() {
+    if !ready() {
+        return;
+    }
+    let shop = Shop::open();
+    let gate = Gate::open();
+    let source = gate.repository();
+    let image = shop.image("app:v1");
+    let id = shop
+        .run(&["build", &source.url(), "--image", &image, "-d"])
+        .success();
+    let id = id.trim();
+    let waiting = gate.reached();
+    let [supervisor] = supervisors(id)[..] else {
+        panic!("one supervisor")
+    };
+    kill(supervisor);
+    go_on(waiting);
+    let waited = shop.run(&["wait", id, "--timeout", "1m"]);
+    assert_eq!(waited.code, 0, "{waited}");
     assert!(shop.registry.digest("app", "v1").is_some());
 }
 

@@ -6,10 +6,10 @@ use buildctl::state::lock;
 use runyard_common::testing::{eventually, is_alive, patience};
 use serde_json::json;
 
-use super::{Plant, contains, processes};
+use super::Plant;
 use crate::{
     cli::{DOCKERFILE, Gate, go_on},
-    support::{Held, Repository, ready},
+    support::{Held, Repository, contains, kill, processes, ready, supervisors},
 };
 
 /// A job that stands still in a phase.
@@ -146,17 +146,13 @@ fn a_supervisor_that_is_killed_in_any_phase_is_replaced_though_nobody_asks() {
     let source = Repository::with(DOCKERFILE);
     let jobs = in_each_phase(&plant, &source);
     for job in &jobs {
-        let supervisors = || {
-            processes(|cmdline, _| contains(cmdline, "\0supervise\0") && contains(cmdline, &job.id))
-        };
-        let [first] = supervisors()[..] else {
+        let [first] = supervisors(&job.id)[..] else {
             panic!("{}", job.run)
         };
-        let pid = rustix::process::Pid::from_raw(first.cast_signed()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        kill(first);
         let held = plant.job_folder(&job.id).join("supervisor.lock");
         eventually(patience(), || {
-            let other = matches!(supervisors()[..], [other] if other != first);
+            let other = matches!(supervisors(&job.id)[..], [other] if other != first);
             (other && lock::is_held(&held).unwrap()).then_some(())
         });
         assert!(is_alive(plant.runner(&job.id, job.run)), "{}", job.run);

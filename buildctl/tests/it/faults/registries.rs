@@ -1,6 +1,6 @@
 //! Registries that are away for a while, and ones that want a login.
 
-use std::fs;
+use std::{fmt::Write, fs};
 
 use runyard_common::testing::tempdir;
 use serde_json::{Value, json};
@@ -83,7 +83,7 @@ fn a_login_is_right_or_wrong_or_missing() {
     for (name, password) in [("right", "opensesame"), ("wrong", "opensaysme")] {
         let file = secrets.path().join(name);
         fs::write(&file, format!("username=me\npassword={password}\n")).unwrap();
-        config += &format!("  ci/{name}: file:{}\n", file.display());
+        writeln!(config, "  ci/{name}: file:{}", file.display()).unwrap();
     }
     let plant = Plant::with(Registry::private(), &config, Vec::new());
     let source = Repository::with(DOCKERFILE);

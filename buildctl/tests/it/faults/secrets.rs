@@ -12,12 +12,12 @@ use std::{
 };
 
 use runyard_common::testing::{TempDir, patience, tempdir};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Plant, contains};
+use super::Plant;
 use crate::{
     cli::{Gate, go_on},
-    support::{Registry, Repository, ready},
+    support::{Registry, Repository, contains, ready},
 };
 
 const API: &str = "mark-api-q7";
@@ -130,7 +130,7 @@ impl Safe {
         let mut config = "webhooks: {allow_private: true}\ncredentials:\n".to_owned();
         for (path, content) in credentials {
             let file = self.keep(&path.replace('/', "-"), &content);
-            config += &format!("  {path}: file:{file}\n");
+            config.extend(["  ", path, ": file:", &file, "\n"]);
         }
         config += "  ci/varied: env:MARKED\n";
         let calls = spied_on(self.0.path());
@@ -216,6 +216,48 @@ fn look_at_files(folder: &Path) {
     }
 }
 
+/// A job that needs every kind of secret.
+fn needy(hook: &str, git: &str, test: &str) -> Value {
+    json!({
+        "git_credentials_path": git, "registry_credentials_path": "ci/registry",
+        "build_secrets": {"filed": "ci/filed", "varied": "ci/varied", "vaulted": "secret/ci/vaulted"},
+        "test": {
+            "commands": [test], "vault_policies": ["any"],
+            "vault_secrets": [{"path": "ci/test", "fields": {"api": "TOKEN"}}],
+        },
+        "webhook_url": hook, "webhook_secret": WEBHOOK,
+        "webhook_headers": {"Authorization": format!("Bearer {HEADER}")},
+    })
+}
+
+/// Everything that can be asked about these jobs, which end like this.
+fn answers(plant: &Plant, jobs: &[(&str, &str)]) -> Vec<String> {
+    let mut answers = Vec::new();
+    for (id, status) in jobs {
+        let ended = plant.end(id);
+        let log = plant.log(id);
+        assert_eq!(ended["status"], *status, "{ended}\n{log}");
+        let one = plant.run(&["-o", "json", "logs", id]).success();
+        answers.extend([ended.to_string(), log, one]);
+        answers.push(get(&plant.url, &format!("/v1/jobs/{id}")));
+    }
+    answers.push(plant.run(&["-o", "json", "history"]).success());
+    answers.extend(["/metrics", "/v1/jobs", "/health"].map(|path| get(&plant.url, path)));
+    answers.push(plant.daemon.output());
+    answers
+}
+
+/// A test's secret gets into its container through the environment of one call; nothing else gets anywhere so.
+fn look_at_calls(path: &Path) {
+    let calls = fs::read_to_string(path).unwrap();
+    assert!(calls.contains("== git ") && calls.contains("== buildah "));
+    let marked: Vec<&str> = calls
+        .lines()
+        .filter(|line| !found(line.as_bytes(), &[]).is_empty())
+        .collect();
+    assert_eq!(marked, [format!("TOKEN={TEST}"), format!("TOKEN={TEST}")]);
+}
+
 #[test]
 fn secrets_take_every_way_and_show_nowhere() {
     if !ready() {
@@ -232,88 +274,47 @@ fn secrets_take_every_way_and_show_nowhere() {
         let _ = heard.send((head.to_owned(), body.to_owned()));
         String::new()
     });
-    let job = |git: &str, test: &str| {
-        json!({
-            "git_credentials_path": git, "registry_credentials_path": "ci/registry",
-            "build_secrets": {"filed": "ci/filed", "varied": "ci/varied", "vaulted": "secret/ci/vaulted"},
-            "test": {
-                "commands": [test], "vault_policies": ["any"],
-                "vault_secrets": [{"path": "ci/test", "fields": {"api": "TOKEN"}}],
-            },
-            "webhook_url": hook, "webhook_secret": WEBHOOK,
-            "webhook_headers": {"Authorization": format!("Bearer {HEADER}")},
-        })
+    let submit = |image: &str, git: &str, test: &str| {
+        plant.submit(image, &url, &needy(&hook, git, test)).unwrap()
     };
-    let good = plant
-        .submit("good", &url, &job("ci/git", "echo tested: $TOKEN"))
-        .unwrap();
+    let good = submit("good", "ci/git", "echo tested: $TOKEN");
     let waiting = gate.reached();
     look_at_processes();
     go_on(waiting);
     assert_eq!(plant.end(&good)["status"], "SUCCEEDED");
     // Its steps are cached now.
-    let failing = plant
-        .submit("failing", &url, &job("ci/git", "echo $TOKEN >&2; exit 1"))
-        .unwrap();
-    let refused = plant
-        .submit("refused", &url, &job("ci/wrong", "true"))
-        .unwrap();
-
-    let mut answers = vec![plant.daemon.output()];
-    for (id, status) in [
-        (&good, "SUCCEEDED"),
-        (&failing, "FAILED"),
-        (&refused, "FAILED"),
-    ] {
-        let ended = plant.end(id);
-        let log = plant.log(id);
-        assert_eq!(ended["status"], status, "{ended}\n{log}");
-        let one = plant.run(&["-o", "json", "logs", id]).success();
-        answers.extend([ended.to_string(), log, one]);
-    }
+    let failing = submit("failing", "ci/git", "echo $TOKEN >&2; exit 1");
+    let refused = submit("refused", "ci/wrong", "true");
+    let ends = [
+        (good, "SUCCEEDED"),
+        (failing, "FAILED"),
+        (refused, "FAILED"),
+    ];
+    let mut answers = answers(
+        &plant,
+        &ends.each_ref().map(|(id, end)| (id.as_str(), *end)),
+    );
     // They got where they were to get to.
-    for said in [
-        "filed: [redacted]",
-        "varied: [redacted]",
-        "vaulted: [redacted]",
-        "tested: [redacted]",
-    ] {
+    for name in ["filed", "varied", "vaulted", "tested"] {
+        let said = format!("{name}: [redacted]");
         assert!(
-            answers.iter().any(|answer| answer.contains(said)),
+            answers.iter().any(|answer| answer.contains(&said)),
             "{said}: {answers:#?}"
         );
-    }
-    answers.push(plant.run(&["-o", "json", "history"]).success());
-    for path in [
-        "/metrics",
-        "/v1/jobs",
-        "/health",
-        &format!("/v1/jobs/{good}"),
-    ] {
-        answers.push(get(&plant.url, path));
     }
     for _ in 0..8 {
         let (head, body) = posts.recv_timeout(patience()).unwrap();
         assert!(head.contains(HEADER), "{head}");
-        assert!(
-            head.to_ascii_lowercase()
-                .contains("x-webhook-signature: sha256="),
-            "{head}"
-        );
+        let is_signed = head
+            .to_ascii_lowercase()
+            .contains("x-webhook-signature: sha256=");
+        assert!(is_signed, "{head}");
         answers.push(body);
     }
-    answers.push(plant.daemon.output());
     for answer in &answers {
         assert_eq!(found(answer.as_bytes(), &[]), [""; 0], "{answer}");
     }
-    // A test's secret gets into its container through the environment of one call.
-    let calls = fs::read_to_string(calls).unwrap();
-    assert!(calls.contains("== git ") && calls.contains("== buildah "));
-    let marked: Vec<&str> = calls
-        .lines()
-        .filter(|line| !found(line.as_bytes(), &[]).is_empty())
-        .collect();
-    assert_eq!(marked, [format!("TOKEN={TEST}"), format!("TOKEN={TEST}")]);
+    look_at_calls(&calls);
     look_at_files(&plant.path().join("state"));
 }
 

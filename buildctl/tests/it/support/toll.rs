@@ -44,7 +44,7 @@ impl Toll {
             for client in listener.incoming().map_while(Result::ok) {
                 let (rules, registry) = (Arc::clone(&rules), registry.clone());
                 // Whoever gives up is no matter of the test's.
-                thread::spawn(move || drop(pass(client, &rules, &registry)));
+                thread::spawn(move || drop(pass(&client, &rules, &registry)));
             }
         });
         toll
@@ -93,7 +93,7 @@ fn may_pass(line: &str, rules: &Mutex<Vec<Rule>>) -> bool {
 }
 
 /// One request and its answer; the next one needs another connection, so that it is looked at, too.
-fn pass(client: TcpStream, rules: &Mutex<Vec<Rule>>, registry: &str) -> io::Result<()> {
+fn pass(client: &TcpStream, rules: &Mutex<Vec<Rule>>, registry: &str) -> io::Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     let mut line = String::new();
     reader.read_line(&mut line)?;
@@ -119,6 +119,7 @@ fn pass(client: TcpStream, rules: &Mutex<Vec<Rule>>, registry: &str) -> io::Resu
             }
         }
     });
-    io::copy(&mut upstream, &mut &client)?;
+    let mut back = client;
+    io::copy(&mut upstream, &mut back)?;
     client.shutdown(Shutdown::Both)
 }
