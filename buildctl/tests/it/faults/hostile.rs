@@ -130,3 +130,25 @@ fn what_may_be_a_name_is_nothing_else() {
     assert_eq!(plant.end(&id)["status"], "SUCCEEDED");
     assert!(!made.exists());
 }
+
+#[test]
+fn a_step_gets_nothing_that_its_runner_holds() {
+    if !ready() {
+        return;
+    }
+    let plant = Plant::open();
+    let source = Repository::with(&format!("{DOCKERFILE}RUN ls -l /proc/self/fd\n"));
+    let id = plant.submit("app", &source.url(), &json!({})).unwrap();
+    assert_eq!(plant.end(&id)["status"], "SUCCEEDED");
+    let log = plant.log(&id);
+    let open: Vec<&str> = log.lines().filter(|line| line.contains(" -> ")).collect();
+    assert!(open.len() >= 3, "{log}");
+    // The locks of its place and of the store, above all: whoever has them could give them up.
+    for line in open {
+        let target = line.rsplit(" -> ").next().unwrap();
+        assert!(
+            !target.contains("slots") && !target.contains("lock"),
+            "{log}"
+        );
+    }
+}

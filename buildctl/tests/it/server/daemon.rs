@@ -88,6 +88,43 @@ async fn it_listens_answers_and_ends_when_told_and_a_second_one_may_stand_beside
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_that_belong_to_no_job_are_removed_now_and_then() {
+    let folder = tempdir();
+    let args = SettingsArgs {
+        root: Some(folder.path().join("state").display().to_string()),
+        listen: Some(format!("unix:{}", folder.path().join("it.sock").display())),
+        ..SettingsArgs::default()
+    };
+    let variable = |name: &str| (name == "BUILDCTL_HOUSEKEEPING_TIDY").then(|| "100ms".to_owned());
+    let config = Config::load(&args, &variable).unwrap().config;
+    let (trigger, shutdown) = Shutdown::manual();
+    let daemon = tokio::spawn(async move { serve::daemon(&config, shutdown).await });
+    let jobs = folder.path().join("state/jobs");
+    while !folder.path().join("it.sock").exists() {
+        tokio::task::yield_now().await;
+    }
+    // One that is old, and one that may be about to become a job's.
+    let hour = std::time::Duration::from_hours(1);
+    let [old, new] = [hour * 2, hour / 2].map(|age| {
+        let made = folder.path().join("made");
+        fs::create_dir(&made).unwrap();
+        let then = std::time::SystemTime::now() - age;
+        fs::File::open(&made).unwrap().set_modified(then).unwrap();
+        let path = jobs.join(buildctl::job::JobId::random().to_string());
+        fs::rename(made, &path).unwrap();
+        path
+    });
+    while old.exists() {
+        assert!(!daemon.is_finished(), "{:?}", daemon.await);
+        tokio::task::yield_now().await;
+    }
+    assert!(new.exists());
+    trigger.drain();
+    let exit = timeout(patience(), daemon).await.expect("its end");
+    assert_eq!(exit.unwrap().unwrap(), Exit::Done);
+}
+
 #[tokio::test]
 async fn a_folder_that_cannot_be_used_is_named() {
     let folder = tempdir();
