@@ -102,6 +102,7 @@ async fn folders_that_belong_to_no_job_are_removed_now_and_then() {
     let daemon = tokio::spawn(async move { serve::daemon(&config, shutdown).await });
     let jobs = folder.path().join("state/jobs");
     while !folder.path().join("it.sock").exists() {
+        assert!(!daemon.is_finished(), "{:?}", daemon.await);
         tokio::task::yield_now().await;
     }
     // One that is old, and one that may be about to become a job's.
@@ -115,10 +116,12 @@ async fn folders_that_belong_to_no_job_are_removed_now_and_then() {
         fs::rename(made, &path).unwrap();
         path
     });
-    while old.exists() {
-        assert!(!daemon.is_finished(), "{:?}", daemon.await);
-        tokio::task::yield_now().await;
-    }
+    let gone = async {
+        while old.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(patience(), gone).await.expect("its removal");
     assert!(new.exists());
     trigger.drain();
     let exit = timeout(patience(), daemon).await.expect("its end");
