@@ -1,6 +1,6 @@
 //! The typed client of a service's `/v1`: what the verbs of the command line speak with, blocking; and [`Remote`], the same as
-//! [`Builds`], for MCP on stdio and whoever else takes builds as they come. Errors are [`BuildError`]s, as those of a service
-//! in this process are, so that callers need not know which one they have.
+//! [`Builds`](crate::service::Builds), for MCP on stdio and whoever else takes builds as they come. Errors are [`BuildError`]s,
+//! as those of a service in this process are, so that callers need not know which one they have.
 
 mod follow;
 mod refused;

@@ -11,7 +11,7 @@
 //! each request says who asks. Over HTTP both are answered without a session, so that it does not matter which replica of a
 //! service gets which request: nothing of a client is kept between two of its requests.
 //!
-//! Waiting is bounded ([`waitJob`](tools) answers within 50 s), and so is every answer: models read them. Whoever stops to listen
+//! Waiting is bounded (`waitJob` answers within 50 s), and so is every answer: models read them. Whoever stops to listen
 //! ends a wait and never a build.
 
 mod desk;

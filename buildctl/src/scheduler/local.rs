@@ -11,11 +11,11 @@
 //!          observe ◀────────────────── log, result.json ◀────────────────────────────────────┘
 //! ```
 //!
-//! Everything is in files, and every step is decided by one that only one process can make ([`folder`]). So any process may
+//! Everything is in files, and every step is decided by one that only one process can make (`folder`). So any process may
 //! ask about any run, and any may be killed at any time: a run goes on without its supervisor, the next supervisor finds it
 //! by pid and start time, and what waited in the queue gets a new ticket of the same rank.
 //!
-//! A runner that dies without a result is *settled* by whoever notices ([`settle`]); until then it counts as running.
+//! A runner that dies without a result is *settled* by whoever notices (`settle`); until then it counts as running.
 
 pub(super) mod cache;
 mod config;

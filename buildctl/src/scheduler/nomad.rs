@@ -1,4 +1,4 @@
-//! Runs as batch jobs of Nomad, one for each. Which job a run becomes is [`render`]'s, what Nomad says of it is [`observe`]'s, and
+//! Runs as batch jobs of Nomad, one for each. Which job a run becomes is `render`'s, what Nomad says of it is `observe`'s, and
 //! which runs a job needs is [`crate::reconcile`]'s; this is the calls that put them together.
 //!
 //! ```text
