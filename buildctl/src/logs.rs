@@ -12,6 +12,7 @@
 
 pub(crate) mod plain;
 pub mod record;
+pub(crate) mod told;
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 

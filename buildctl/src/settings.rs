@@ -4,7 +4,7 @@
 //! Every key has a variable, `BUILDCTL_` and its name in capitals (`nomad.tls_server_name`: `BUILDCTL_NOMAD_TLS_SERVER_NAME`).
 //! Below them hold the variables of the original and those of Nomad and Consul themselves; see `seed`.
 
-mod seed;
+pub(crate) mod seed;
 
 use std::{collections::BTreeMap, path::PathBuf};
 

@@ -1,6 +1,6 @@
-//! The release binary beside real components: Buildah, Git, a registry and a Nomad agent. Run by `cargo xtask e2e buildctl`, which
-//! builds the binary and names it in `BUILDCTL_BIN`; Nomad is the one in `NOMAD_BIN` or in `PATH`. What is missing is said, and its
-//! tests leave themselves out. Nothing but loopback is talked to.
+//! The release binary beside real components: Buildah, Git, a registry, a Nomad agent, clients of agents, a browser and the
+//! original's command line. Run by `cargo xtask e2e buildctl`, which builds the binary and names it in `BUILDCTL_BIN`; Nomad is the
+//! one in `NOMAD_BIN` or in `PATH`. What is missing is said, and its tests leave themselves out. Nothing but loopback is talked to.
 //!
 //! The conversations of the command line are those of `tests/it`, where the debug binary has them.
 
@@ -22,9 +22,17 @@ mod it {
     )]
     pub(crate) mod support;
 }
+#[path = "e2e/mcp.rs"]
+mod mcp;
 #[path = "e2e/nomad.rs"]
 mod nomad;
 #[path = "e2e/nomad_agent.rs"]
 mod nomad_agent;
+#[path = "e2e/original.rs"]
+mod original;
+#[path = "e2e/page.rs"]
+mod page;
+#[path = "e2e/site.rs"]
+mod site;
 
 use it::{contract, nomad_site, support};

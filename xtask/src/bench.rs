@@ -3,8 +3,8 @@
 //! modules that all tools share.
 //!
 //! ```text
-//! bench ──> overseerctl, milo_driver ──> plan (A B B A rounds) ──> report (table, JSON)
-//!                 │                        └─> stats
+//! bench ──> overseerctl, milo_driver, buildctl ──> plan (A B B A rounds) ──> report (table, JSON)
+//!                 │                                  └─> stats
 //!                 ├─> sandbox (processes that cannot outlive the run)
 //!                 ├─> machine (cores, /proc, facts for the header)
 //!                 ├─> laps (commands timed one after another)
@@ -12,6 +12,7 @@
 //! ```
 
 mod build;
+mod buildctl;
 mod emit;
 mod laps;
 mod load;
@@ -76,6 +77,10 @@ const TOOLS: &[Tool] = &[
     Tool {
         name: "milo-driver",
         measure: milo_driver::measure,
+    },
+    Tool {
+        name: "buildctl",
+        measure: buildctl::measure,
     },
 ];
 
@@ -183,7 +188,7 @@ mod tests {
         let error = run(parse("bench nosuch --quick")).unwrap_err().to_string();
         assert_eq!(
             error,
-            "no benchmark for `nosuch` (tools that have one: overseerctl, milo-driver)"
+            "no benchmark for `nosuch` (tools that have one: overseerctl, milo-driver, buildctl)"
         );
     }
 

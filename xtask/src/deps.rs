@@ -36,7 +36,7 @@ const PACKAGES: [Package; 10] = [
     Package {
         name: "chromium",
         program: "chromium",
-        needed_for: "overseerctl: the test of the built-in page",
+        needed_for: "overseerctl, buildctl: the tests of the built-in pages",
     },
     Package {
         name: "crun",

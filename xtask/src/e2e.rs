@@ -60,7 +60,8 @@ pub(crate) fn run_tool(report: &mut Report, tool: &str) {
 
 /// Something real that some tests need; they leave themselves out where it is missing.
 struct Component {
-    program: &'static str,
+    /// What it is called in `PATH`; nothing for what is found only where it is named.
+    program: Option<&'static str>,
     /// What names it instead of `PATH`.
     variable: Option<&'static str>,
     tests: &'static str,
@@ -70,7 +71,8 @@ struct Component {
 impl Component {
     fn is_present(&self) -> bool {
         let is_named = |variable| std::env::var_os(variable).is_some();
-        self.variable.is_some_and(is_named) || deps::find(self.program).is_some()
+        let is_in_path = |program| deps::find(program).is_some();
+        self.variable.is_some_and(is_named) || self.program.is_some_and(is_in_path)
     }
 }
 
@@ -78,13 +80,13 @@ fn components(tool: &str) -> &'static [Component] {
     match tool {
         "overseerctl" => &[
             Component {
-                program: "chromium",
+                program: Some("chromium"),
                 variable: Some("CHROMIUM_BIN"),
                 tests: "overseerctl: page in a browser",
                 how_to_get: "needs chromium in PATH or CHROMIUM_BIN",
             },
             Component {
-                program: "sticky-overseer",
+                program: Some("sticky-overseer"),
                 variable: Some("STICKY_OVERSEER_BIN"),
                 tests: "overseerctl: client against v2",
                 how_to_get: "needs a sticky-overseer v2 in PATH or STICKY_OVERSEER_BIN",
@@ -92,19 +94,19 @@ fn components(tool: &str) -> &'static [Component] {
         ],
         "milo-driver" => &[
             Component {
-                program: "crun",
+                program: Some("crun"),
                 variable: None,
                 tests: "milo-driver: containers",
                 how_to_get: "needs crun in PATH (package crun)",
             },
             Component {
-                program: "javac",
+                program: Some("javac"),
                 variable: None,
                 tests: "milo-driver: JARs",
                 how_to_get: "needs a JDK in PATH (package openjdk-17-jdk-headless)",
             },
             Component {
-                program: "nomad",
+                program: Some("nomad"),
                 variable: Some("NOMAD_BIN"),
                 tests: "milo-driver: jobs on a Nomad agent",
                 how_to_get: "needs Nomad 1.10 or newer in PATH or NOMAD_BIN",
@@ -112,22 +114,46 @@ fn components(tool: &str) -> &'static [Component] {
         ],
         "buildctl" => &[
             Component {
-                program: "buildah",
+                program: Some("buildah"),
                 variable: None,
                 tests: "buildctl: builds",
                 how_to_get: "needs Buildah in PATH (package buildah)",
             },
             Component {
-                program: "docker-registry",
+                program: Some("docker-registry"),
                 variable: None,
                 tests: "buildctl: publications",
                 how_to_get: "needs a registry in PATH (package docker-registry)",
             },
             Component {
-                program: "nomad",
+                program: Some("nomad"),
                 variable: Some("NOMAD_BIN"),
                 tests: "buildctl: builds on a Nomad agent",
                 how_to_get: "needs Nomad in PATH or NOMAD_BIN",
+            },
+            Component {
+                program: Some("chromium"),
+                variable: Some("CHROMIUM_BIN"),
+                tests: "buildctl: page in a browser",
+                how_to_get: "needs chromium in PATH or CHROMIUM_BIN",
+            },
+            Component {
+                program: None,
+                variable: Some("BUILDCTL_MCP_PYTHON"),
+                tests: "buildctl: MCP with the Python SDK",
+                how_to_get: "needs BUILDCTL_MCP_PYTHON: interpreters with the package mcp, parted by colons",
+            },
+            Component {
+                program: None,
+                variable: Some("BUILDCTL_MCP_NODE"),
+                tests: "buildctl: MCP conformance suite and inspector",
+                how_to_get: "needs BUILDCTL_MCP_NODE: a directory with both of them installed, and Node 22",
+            },
+            Component {
+                program: None,
+                variable: Some("JOBFORGE_BIN"),
+                tests: "buildctl: Job Forge's command line against the service",
+                how_to_get: "needs JOBFORGE_BIN: command lines of Job Forge, parted by colons",
             },
         ],
         _ => &[],

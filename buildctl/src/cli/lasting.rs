@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     job::JobId,
-    logs::{Cursor, Line},
+    logs::{Cursor, Line, told::Told},
     service::{BuildError, Builds, Event, JobView, LogQuery},
 };
 
@@ -45,6 +45,7 @@ pub(super) fn follow(
     let reader = Reader {
         builds,
         id,
+        told: Told::from(query.cursor.clone()),
         query,
         again,
         stream: None,
@@ -62,6 +63,7 @@ struct Reader<'a> {
     builds: &'a dyn Builds,
     id: JobId,
     query: LogQuery,
+    told: Told,
     again: Backoff,
     stream: Option<BoxStream<'static, Result<Event, BuildError>>>,
     opened: Instant,
@@ -80,7 +82,11 @@ impl Reader<'_> {
                 },
             };
             match event {
-                Some(Ok(event)) => return Some(self.take(event)),
+                Some(Ok(event)) => {
+                    if let Some(seen) = self.take(event) {
+                        return Some(seen);
+                    }
+                }
                 Some(Err(error)) => {
                     if let Some(given_up) = self.break_off(&error.to_string()).await {
                         return Some(given_up);
@@ -98,25 +104,30 @@ impl Reader<'_> {
 
     async fn open(&mut self) -> Result<(), BuildError> {
         self.opened = Instant::now();
+        self.told.expect_again();
         let stream = self.builds.follow(self.id, self.query.clone()).await?;
         self.stream = Some(stream);
         Ok(())
     }
 
-    fn take(&mut self, event: Event) -> Seen {
+    /// What is seen of an event; nothing of a line that was seen before.
+    fn take(&mut self, event: Event) -> Option<Seen> {
         match event {
             Event::Line(line, cursor) => {
                 self.failures = 0;
-                self.query.tail = None;
-                self.query.cursor = Some(cursor.clone());
-                Seen::Line(line, cursor)
+                if cursor != Cursor::default() {
+                    self.query.tail = None;
+                    self.query.cursor = Some(cursor.clone());
+                }
+                let is_new = self.told.is_new(&line, &cursor);
+                is_new.then_some(Seen::Line(line, cursor))
             }
             Event::Status(view) => {
                 // The last event is the job as it ended, after all lines.
                 self.is_over = view.job.state.is_terminal();
-                Seen::Status(view)
+                Some(Seen::Status(view))
             }
-            Event::Lost => Seen::Lost,
+            Event::Lost => Some(Seen::Lost),
         }
     }
 

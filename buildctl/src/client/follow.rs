@@ -1,10 +1,10 @@
 //! Following a job over server-sent events: events as they come, and on after a cut, without a line twice.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     io::{BufRead, BufReader},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use runyard_common::{
@@ -17,8 +17,7 @@ use super::{Client, asked, at, refused, send, unexpected};
 use crate::{
     api::{ErrorAnswer, LineAnswer},
     job::JobId,
-    logs::{Cursor, Line, Position},
-    phase::Run,
+    logs::{Cursor, Line, told::Told},
     service::{BuildError, Event, JobView, LogQuery},
 };
 
@@ -37,8 +36,8 @@ const AGAIN: Backoff = Backoff {
     jitter: 0.2,
 };
 
-/// Lines that are remembered in case they come again; of longer parts some would be told twice.
-const REMEMBERED: usize = 100_000;
+/// A stream that lived for so long was no failure, whether it told anything new or not.
+const LIFE: Duration = Duration::from_secs(10);
 
 /// A job that is followed: an iterator over its events, which ends when the job has ended and all is told, or after an error.
 #[derive(Debug)]
@@ -47,7 +46,12 @@ pub struct Follow<'c> {
     id: JobId,
     query: LogQuery,
     stream: Option<BufReader<Response>>,
-    seen: Seen,
+    opened: Instant,
+    told: Told,
+    /// The end of the log that was asked for, until all of it is there: behind a cut it is asked for anew.
+    tail: Vec<Line>,
+    /// What was understood and not yet told.
+    ready: VecDeque<Event>,
     /// The job as it was told last: after a cut it is told again.
     status: Option<Box<JobView>>,
     failures: u32,
@@ -63,9 +67,12 @@ impl<'c> Follow<'c> {
         let mut follow = Self {
             client,
             id,
-            seen: Seen::from(query.cursor.clone()),
+            told: Told::from(query.cursor.clone()),
             query,
             stream: None,
+            opened: Instant::now(),
+            tail: Vec::new(),
+            ready: VecDeque::new(),
             status: None,
             failures: 0,
             over: false,
@@ -76,7 +83,7 @@ impl<'c> Follow<'c> {
 
     /// The cursor behind what was told.
     pub fn cursor(&self) -> &Cursor {
-        &self.seen.cursor
+        self.told.cursor()
     }
 
     fn connect(&mut self) -> Result<(), BuildError> {
@@ -87,11 +94,15 @@ impl<'c> Follow<'c> {
             .read_timeout(LASTS);
         let response = send(call, Some(self.id))?;
         self.stream = Some(BufReader::new(response));
+        self.opened = Instant::now();
         Ok(())
     }
 
     /// The next thing that the service says; nothing for a sign of life.
     fn step(&mut self) -> Result<Option<Event>, BuildError> {
+        if let Some(event) = self.ready.pop_front() {
+            return Ok(Some(event));
+        }
         let Some(stream) = &mut self.stream else {
             return self.go_on().map(|()| None);
         };
@@ -99,7 +110,8 @@ impl<'c> Follow<'c> {
             self.stream = None;
             return Ok(None);
         };
-        let event = self.understand(&message)?;
+        self.understand(&message)?;
+        let event = self.ready.pop_front();
         if event.is_some() {
             self.failures = 0;
         }
@@ -108,6 +120,9 @@ impl<'c> Follow<'c> {
 
     /// Connects anew, behind what was told.
     fn go_on(&mut self) -> Result<(), BuildError> {
+        if self.opened.elapsed() >= LIFE {
+            self.failures = 0;
+        }
         if self.failures > 0 {
             thread::sleep(AGAIN.delay(self.failures - 1, random()));
         }
@@ -118,9 +133,10 @@ impl<'c> Follow<'c> {
                 "{url} breaks off before it has said anything new, {PATIENCE} times in a row"
             )));
         }
-        self.seen.expect_again();
-        if self.seen.cursor != Cursor::default() {
-            self.query.cursor = Some(self.seen.cursor.clone());
+        self.tail.clear();
+        self.told.expect_again();
+        if *self.told.cursor() != Cursor::default() {
+            self.query.cursor = Some(self.told.cursor().clone());
             self.query.tail = None;
         }
         match self.connect() {
@@ -129,43 +145,58 @@ impl<'c> Follow<'c> {
         }
     }
 
-    fn understand(&mut self, message: &Message) -> Result<Option<Event>, BuildError> {
+    fn understand(&mut self, message: &Message) -> Result<(), BuildError> {
         match message.event.as_str() {
             "line" => {
                 let line: Line = parsed::<LineAnswer>(&message.data)?.into();
                 let cursor: Cursor = message.id.parse().map_err(|error| unexpected(&error))?;
-                let is_new = self.seen.is_new(&line, &cursor);
-                Ok(is_new.then_some(Event::Line(line, cursor)))
+                if self.query.tail.is_some() && cursor == Cursor::default() {
+                    self.tail.push(line);
+                } else {
+                    self.release_tail();
+                    self.tell(line, cursor);
+                }
             }
             "status" => {
                 let view: Box<JobView> = parsed(&message.data)?;
-                let is_new = self.status.as_ref() != Some(&view);
-                self.status = Some(view.clone());
-                Ok(is_new.then_some(Event::Status(view)))
+                if self.status.as_ref() != Some(&view) {
+                    self.status = Some(view.clone());
+                    self.ready.push_back(Event::Status(view));
+                }
             }
-            "lost" => Ok(Some(Event::Lost)),
+            "lost" => self.ready.push_back(Event::Lost),
             "error" => {
                 let answer: ErrorAnswer = parsed(&message.data)?;
-                Err(refused::error(answer, Some(self.id), ""))
+                return Err(refused::error(answer, Some(self.id), ""));
             }
             "end" => {
+                self.release_tail();
                 self.over = true;
-                Ok(None)
             }
             // The service ends: another one may be there at once.
-            "away" => {
-                self.stream = None;
-                Ok(None)
-            }
+            "away" => self.stream = None,
             // A sign of life, or something that later services say.
-            _ => Ok(None),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn release_tail(&mut self) {
+        for line in std::mem::take(&mut self.tail) {
+            self.tell(line, Cursor::default());
+        }
+    }
+
+    fn tell(&mut self, line: Line, cursor: Cursor) {
+        if self.told.is_new(&line, &cursor) {
+            self.ready.push_back(Event::Line(line, cursor));
         }
     }
 
     /// The next event, or nothing for a sign of life. None when all is told.
     pub(super) fn poll(&mut self) -> Option<Result<Option<Event>, BuildError>> {
         if self.over {
-            return None;
+            return self.ready.pop_front().map(|event| Ok(Some(event)));
         }
         let step = self.step();
         self.over |= step.is_err();
@@ -230,74 +261,9 @@ impl Message {
     }
 }
 
-/// What was told since the places that the cursor names: behind a cut, the service tells that again.
-#[derive(Debug, Default)]
-struct Seen {
-    cursor: Cursor,
-    since: BTreeMap<Run, VecDeque<u64>>,
-    again: BTreeMap<Run, VecDeque<u64>>,
-}
-
-impl Seen {
-    fn from(cursor: Option<Cursor>) -> Self {
-        Self {
-            cursor: cursor.unwrap_or_default(),
-            ..Self::default()
-        }
-    }
-
-    fn expect_again(&mut self) {
-        self.again = std::mem::take(&mut self.since);
-    }
-
-    /// Whether a line was not told before. What does not begin as it was told before is new altogether.
-    fn is_new(&mut self, line: &Line, cursor: &Cursor) -> bool {
-        let place =
-            |cursor: &Cursor| -> Position { cursor.0.get(&line.run).copied().unwrap_or_default() };
-        let mark = mark(line);
-        let since = self.since.entry(line.run).or_default();
-        if place(cursor) != place(&self.cursor) {
-            since.clear();
-        } else if since.len() < REMEMBERED {
-            since.push_back(mark);
-        }
-        self.cursor.clone_from(cursor);
-        let Some(again) = self.again.get_mut(&line.run) else {
-            return true;
-        };
-        if again.pop_front() == Some(mark) {
-            return false;
-        }
-        self.again.remove(&line.run);
-        true
-    }
-}
-
-fn mark(line: &Line) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    (line.stream, line.time, &line.text, line.partial).hash(&mut hasher);
-    hasher.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logs::Stream;
-
-    fn line(run: Run, text: &str) -> Line {
-        Line {
-            run,
-            stream: Stream::Stdout,
-            time: None,
-            text: text.to_owned(),
-            partial: false,
-        }
-    }
-
-    fn cursor(text: &str) -> Cursor {
-        text.parse().unwrap()
-    }
 
     #[test]
     fn messages_are_read_and_signs_of_life_are_empty() {
@@ -312,55 +278,5 @@ mod tests {
             ("line", "build.5.0", "{}")
         );
         assert_eq!(next(), None);
-    }
-
-    #[test]
-    fn what_comes_again_behind_a_cut_is_not_told_twice() {
-        let mut seen = Seen::default();
-        let told = [
-            ("a", ""),
-            ("b", "build.20.0"),
-            ("same", "build.20.0"),
-            ("same", "build.20.0"),
-        ];
-        for (text, at) in told {
-            assert!(seen.is_new(&line(Run::Build, text), &cursor(at)), "{text}");
-        }
-        seen.expect_again();
-        let news = ["same", "same", "same", "c"]
-            .map(|text| seen.is_new(&line(Run::Build, text), &cursor("build.20.0")));
-        assert_eq!(news, [false, false, true, true]);
-        // Cut off again: all four come again.
-        seen.expect_again();
-        let news = ["same", "same", "same", "c", "d"]
-            .map(|text| seen.is_new(&line(Run::Build, text), &cursor("build.20.0")));
-        assert_eq!(news, [false, false, false, false, true]);
-    }
-
-    #[test]
-    fn behind_a_tail_nothing_is_taken_for_told() {
-        let mut seen = Seen::default();
-        for text in ["1", "2", "3"] {
-            assert!(seen.is_new(&line(Run::Build, text), &cursor("build.90.0")));
-        }
-        seen.expect_again();
-        for text in ["4", "2", "3"] {
-            assert!(
-                seen.is_new(&line(Run::Build, text), &cursor("build.90.0")),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn runs_are_told_apart() {
-        let mut seen = Seen::default();
-        let (one, two) = (Run::TestCommand(0), Run::TestCommand(1));
-        assert!(seen.is_new(&line(one, "x"), &cursor("")));
-        assert!(seen.is_new(&line(two, "x"), &cursor("")));
-        seen.expect_again();
-        assert!(!seen.is_new(&line(two, "x"), &cursor("")));
-        assert!(seen.is_new(&line(two, "x"), &cursor("")));
-        assert!(!seen.is_new(&line(one, "x"), &cursor("")));
     }
 }

@@ -1,3 +1,5 @@
+mod reference;
+
 use std::fs;
 
 use proptest::prelude::*;

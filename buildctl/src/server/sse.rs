@@ -10,9 +10,8 @@
 //! | `error` | | an [`ErrorAnswer`](crate::api::ErrorAnswer); nothing follows |
 //!
 //! Who was cut off goes on with the last id, as `Last-Event-ID` or `cursor`. An id is exact behind each line of a local job; on
-//! Nomad, and with a filter, behind the last line of what was read at once, and elsewhere that of the part before: lines may
-//! come twice then, in the order in which they came, and none is left out. Before the last of the lines that `tail` asked for
-//! there is none: the tail is asked for again.
+//! Nomad, and with a filter, behind the last line of what was read at once, and elsewhere it is that of the part before: lines
+//! may come twice then, in the order in which they came, and none is left out. The lines of a `tail` have an empty id, but for the last one: who is cut off within it asks for it once more.
 
 use std::{convert::Infallible, fmt::Write as _, time::Duration};
 

@@ -73,6 +73,11 @@ impl Sieve {
         self.grep.is_none() && self.digest.is_none()
     }
 
+    /// Whether lines come through later than they came in.
+    pub(super) fn holds_back(&self) -> bool {
+        self.digest.is_some()
+    }
+
     /// What comes through with this line.
     pub(super) fn pass(&mut self, line: Line) -> Vec<Line> {
         if self

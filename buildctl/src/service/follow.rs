@@ -1,9 +1,10 @@
 //! A job's log as it grows, and its changes, as one stream: every line of every run, in order within each run, a run's phase
 //! after the phase before it. It ends when the job has ended and all is read; the last event is the job as it ended.
 //!
-//! The cursor behind a line is exact where the scheduler says where lines end and no line is kept back for a filter; elsewhere
-//! it is so behind the last line of what was read at once, and before that the one of the part before. Who goes on from there
-//! may see lines twice then, and misses none.
+//! The cursor behind a line is exact where the scheduler says where lines end and nothing is filtered; elsewhere it is so behind
+//! the last line of what was read at once, and before that it is that of the part before: who goes on from there sees what came
+//! since once more, and misses nothing. So the place of a run in it moves with an exact line and with no other. Of the end of a
+//! log that was asked for, only the last line has a cursor.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     job::{Job, JobId},
-    logs::{Chunk, Cursor, Position},
+    logs::{Chunk, Cursor, Line, Position},
     phase::{Phase, Progress, Run},
     scheduler::SchedulerError,
 };
@@ -60,6 +61,7 @@ pub(super) async fn follow(
         phase: query.phase,
         sieve,
         cursor: query.cursor.clone().unwrap_or_default(),
+        told: query.cursor.clone().unwrap_or_default(),
         read: BTreeSet::new(),
         reading: BTreeSet::new(),
         shown: None,
@@ -81,7 +83,10 @@ struct Follower {
     id: JobId,
     phase: Option<Phase>,
     sieve: Sieve,
+    /// How far was read.
     cursor: Cursor,
+    /// How far was told: what is read and left out by the sieve moves it no further.
+    told: Cursor,
     /// Runs of which all is read.
     read: BTreeSet<Run>,
     /// Runs that are being read.
@@ -101,10 +106,6 @@ impl Follower {
     }
 
     async fn go(&mut self, mut job: Job, mut ear: Ear, query: LogQuery) -> Result<(), Over> {
-        if !job.state.is_terminal() {
-            // Its supervisor may have died, and there need be no service that looks after all jobs.
-            self.service.attend(self.id).await;
-        }
         self.begin(&job, query).await?;
         let id = [self.id];
         let mut parts = FuturesUnordered::new();
@@ -120,12 +121,7 @@ impl Follower {
             tokio::select! {
                 Some((run, from, chunk)) = parts.next() => self.take(&job, run, from, chunk).await?,
                 () = ear.hear(&id) => job = self.look().await?,
-                () = tokio::time::sleep(PATIENCE) => {
-                    if !job.state.is_terminal() {
-                        self.service.attend(self.id).await;
-                    }
-                    job = self.look().await?;
-                }
+                () = tokio::time::sleep(PATIENCE) => job = self.look().await?,
             }
         }
     }
@@ -144,17 +140,8 @@ impl Follower {
             Err(error) => return self.fail(error).await,
         };
         self.cursor = page.next;
-        let last = page.lines.len().saturating_sub(1);
-        for (index, line) in page.lines.into_iter().enumerate() {
-            // Who is cut off before the last one has to ask for the end of the log again.
-            let cursor = if index == last {
-                self.cursor.clone()
-            } else {
-                Cursor::default()
-            };
-            self.send(Event::Line(line, cursor)).await?;
-        }
-        Ok(())
+        let cursor = self.cursor.clone();
+        self.tell(page.lines, |told| *told = cursor).await
     }
 
     /// The runs that can be read now and are not.
@@ -187,7 +174,7 @@ impl Follower {
         let readers = self.service.readers().clone();
         async move {
             let chunk = readers.read(job, run, from).await;
-            let chunk = chunk.map(Arc::unwrap_or_clone);
+            let chunk = chunk.map(|chunk| Chunk::clone(&chunk));
             let chunk = chunk.map_err(|error| match &*error {
                 SchedulerError::Unknown => (true, String::new()),
                 other => (false, other.to_string()),
@@ -224,23 +211,55 @@ impl Follower {
         if chunk.lost {
             self.send(Event::Lost).await?;
         }
-        let count = chunk.lines.len();
-        for (index, line) in chunk.lines.into_iter().enumerate() {
-            let known = chunk.ends.get(index).filter(|_| self.sieve.is_open());
-            if index + 1 == count {
-                self.cursor.0.insert(run, chunk.next);
-            } else if let Some(end) = known {
-                self.cursor.0.insert(run, *end);
-            }
-            for line in self.sieve.pass(line) {
-                self.send(Event::Line(line, self.cursor.clone())).await?;
-            }
+        let (next, complete) = (chunk.next, chunk.complete);
+        if self.sieve.is_open() {
+            self.tell_exactly(run, chunk).await?;
+        } else {
+            let lines = chunk.lines.into_iter();
+            let lines: Vec<Line> = lines.flat_map(|line| self.sieve.pass(line)).collect();
+            // What is held back until an error comes has been read, and is not told: it can only be found from the beginning.
+            let is_exact = !self.sieve.holds_back();
+            self.tell(lines, |told| {
+                if is_exact {
+                    told.0.insert(run, next);
+                }
+            })
+            .await?;
         }
-        self.cursor.0.insert(run, chunk.next);
-        if chunk.complete {
+        self.cursor.0.insert(run, next);
+        if complete {
             self.read.insert(run);
         }
         Ok(())
+    }
+
+    /// Tells the lines of a part, each of which moves the cursor if it is known where it ends.
+    async fn tell_exactly(&mut self, run: Run, chunk: Chunk) -> Result<(), Over> {
+        let ends = chunk.ends.into_iter().map(Some).chain(std::iter::repeat(None));
+        let count = chunk.lines.len();
+        for ((number, line), end) in (1..).zip(chunk.lines).zip(ends) {
+            let end = if number == count { Some(chunk.next) } else { end };
+            if let Some(end) = end {
+                self.told.0.insert(run, end);
+            }
+            self.send(Event::Line(line, self.told.clone())).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells lines, of which the last one moves the cursor.
+    async fn tell(
+        &mut self,
+        mut lines: Vec<Line>,
+        moves: impl FnOnce(&mut Cursor) + Send,
+    ) -> Result<(), Over> {
+        let last = lines.pop();
+        for line in lines {
+            self.send(Event::Line(line, self.told.clone())).await?;
+        }
+        let Some(last) = last else { return Ok(()) };
+        moves(&mut self.told);
+        self.send(Event::Line(last, self.told.clone())).await
     }
 
     /// The job's record now; shown if it changed and has not ended. That the scheduler knows more is for its attendant to
@@ -257,9 +276,8 @@ impl Follower {
     }
 
     async fn end(&mut self, job: &Job) -> Result<(), Over> {
-        for line in self.sieve.rest() {
-            self.send(Event::Line(line, self.cursor.clone())).await?;
-        }
+        let rest = self.sieve.rest();
+        self.tell(rest, |_| {}).await?;
         self.show(job).await
     }
 

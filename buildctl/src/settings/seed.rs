@@ -4,7 +4,7 @@
 use super::Environment;
 
 /// Variables and the keys that they set.
-pub(super) const VARIABLES: [(&str, &str); 26] = [
+pub(crate) const VARIABLES: [(&str, &str); 26] = [
     // One key of ours is two variables of the original's; see `value`.
     ("SERVER_PORT", "listen"),
     ("CORS_ORIGIN", "cors_origins"),

@@ -1,8 +1,6 @@
 //! Agents and the service: conversations over HTTP in both eras of the protocol and by a pipe, over the fake scheduler and the
 //! ledger in memory.
 
-#[cfg(feature = "e2e")]
-mod clients;
 mod eras;
 mod http;
 mod logs;

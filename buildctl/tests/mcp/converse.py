@@ -1,14 +1,14 @@
 """An agent's conversation with buildctl, held with the official Python SDK: of 1.x, or of 2.x in one of its modes.
 
-    converse.py http URL MODE        MODE: legacy, auto or 2026-07-28 (1.x: always legacy)
-    converse.py stdio PORT MODE      by way of bridge.py
+    converse.py http URL MODE            MODE: legacy, auto or 2026-07-28 (1.x: always legacy)
+    converse.py stdio BUILDCTL MODE      the program, which is started with `mcp`
 
-The SDK checks structured answers against the schemas that the tools have. Ends with `ok` and what was spoken.
+What is built is named by REPOSITORY and REGISTRY in the environment, of which the program gets all. The SDK checks structured answers against the schemas that the tools have. Ends with `ok` and what was spoken.
 """
 
 import asyncio
 import json
-import pathlib
+import os
 import sys
 from contextlib import asynccontextmanager
 
@@ -26,21 +26,20 @@ def field(value, snake, camel):
     return getattr(value, snake) if hasattr(value, snake) else getattr(value, camel)
 
 
-def pipe(port):
-    bridge = str(pathlib.Path(__file__).parent / "bridge.py")
-    return StdioServerParameters(command=sys.executable, args=[bridge, port])
+def program(buildctl):
+    return StdioServerParameters(command=buildctl, args=["mcp"], env=dict(os.environ))
 
 
 @asynccontextmanager
 async def connected(how, where, mode):
     """A client, and the revision that is spoken."""
     if Client:
-        async with Client(where if how == "http" else stdio_client(pipe(where)), mode=mode) as client:
+        async with Client(where if how == "http" else stdio_client(program(where)), mode=mode) as client:
             yield client, client.protocol_version
         return
     from mcp.client.streamable_http import streamable_http_client
 
-    transport = streamable_http_client(where) if how == "http" else stdio_client(pipe(where))
+    transport = streamable_http_client(where) if how == "http" else stdio_client(program(where))
     async with transport as streams, ClientSession(streams[0], streams[1]) as session:
         hello = await session.initialize()
         yield session, hello.protocolVersion
@@ -59,14 +58,16 @@ async def call(client, tool, **arguments):
 async def converse(client):
     tools = [tool.name for tool in (await client.list_tools()).tools]
     assert tools[:2] == ["submitJob", "waitJob"] and len(tools) == 9, tools
-    asked = dict(owner="team", repo_url="https://git.test/app.git", registry_url="registry.test:5000")
-    submitted = await call(client, "submitJob", image_name="broken", test={"commands": ["make test"]}, **asked)
+    asked = dict(owner="team", repo_url=os.environ["REPOSITORY"], registry_url=os.environ["REGISTRY"])
+    broken = {"commands": ["echo tests/test_a.py FAILED; exit 1"]}
+    submitted = await call(client, "submitJob", image_name="broken", test=broken, **asked)
     told = []
 
     async def hear(progress, total, message):
         told.append((progress, message))
 
-    slow = await call(client, "submitJob", image_name="second", image_tags='["v1"]', **asked)
+    takes_long = {"commands": ["sleep 1"]}
+    slow = await call(client, "submitJob", image_name="slow", image_tags='["v1"]', test=takes_long, **asked)
     result = await client.call_tool("waitJob", {"job_id": slow["job_id"]}, progress_callback=hear)
     assert field(result, "structured_content", "structuredContent")["status"] == "SUCCEEDED"
     assert len(told) > 1 and sorted(told) == told, told

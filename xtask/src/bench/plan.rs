@@ -71,6 +71,8 @@ pub(super) enum Target {
     Ratio(f64),
     /// Below this value, in the metric's unit.
     Below(f64),
+    /// This value or more, in the metric's unit.
+    AtLeast(f64),
     /// At most this much more than the peer, in the metric's unit: for a peer that is a floor.
     Over(f64),
     /// Any value: the run came to its end with nothing lost.

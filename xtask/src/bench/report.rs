@@ -161,6 +161,7 @@ fn target_text(metric: &Metric) -> String {
         Target::None => "-".into(),
         Target::Ratio(times) => format!(">= {times}x"),
         Target::Below(limit) => format!("< {limit} {}", metric.unit),
+        Target::AtLeast(limit) => format!(">= {limit} {}", metric.unit),
         Target::Over(more) => format!("<= peer + {more} {}", metric.unit),
         Target::Complete => "no loss".into(),
     }
@@ -186,6 +187,7 @@ fn verdict(
             .map(|ratio| ratio >= times),
         Target::Over(more) => both.map(|(ours, peer)| ours <= peer + more),
         Target::Below(limit) => ours.map(|ours| ours.median < limit),
+        Target::AtLeast(limit) => ours.map(|ours| ours.median >= limit),
         Target::Complete => ours.map(|_| true),
     };
     match passed {
@@ -363,6 +365,17 @@ mod tests {
             ]
         );
         assert_eq!(row(&ratio, 0)[6], "no peer");
+    }
+
+    #[test]
+    fn a_least_value_is_reached_or_missed() {
+        let judged = |ours| {
+            let target = Target::AtLeast(50.0);
+            let outcome = outcome(target, Better::More, column(&[ours]), None);
+            row(&outcome, 0)[5..].to_vec()
+        };
+        assert_eq!(judged(50.0), [">= 50 ms", "pass"]);
+        assert_eq!(judged(49.9)[1], "MISSED");
     }
 
     #[test]

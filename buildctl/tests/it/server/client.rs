@@ -1,11 +1,12 @@
 //! Our own client, and a service behind a URL as if it were in this process.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use buildctl::{
     client::{Client, Remote},
     config::{ClientArgs, ClientConfig},
     job::{JobId, State},
+    phase::Run,
     scheduler::fake::Play,
     service::{BuildError, Builds, Cleanup, Event, JobFilter, LogQuery},
 };
@@ -190,6 +191,7 @@ async fn cutter(to: SocketAddr, cuts: &'static [u64]) -> SocketAddr {
 async fn heard_through(
     address: SocketAddr,
     id: JobId,
+    query: LogQuery,
 ) -> (Vec<String>, Result<Option<State>, BuildError>) {
     let args = ClientArgs {
         url: Some(format!("http://{address}")),
@@ -199,7 +201,7 @@ async fn heard_through(
     blocking(move || {
         let client = Client::new(&config).unwrap();
         let (mut texts, mut last) = (Vec::new(), None);
-        for event in client.follow(id, LogQuery::default()).unwrap() {
+        for event in client.follow(id, query).unwrap() {
             match event {
                 Ok(Event::Line(line, _)) => texts.push(line.text),
                 Ok(Event::Status(view)) => last = Some(view.job.state),
@@ -224,7 +226,7 @@ async fn a_follower_goes_on_after_cuts_and_hears_every_line_once() {
         &[3000],
     ] {
         let through = cutter(stage.address, cuts).await;
-        let (texts, last) = heard_through(through, id).await;
+        let (texts, last) = heard_through(through, id, LogQuery::default()).await;
         assert_eq!(
             (texts, last.unwrap()),
             (all(), Some(State::Succeeded)),
@@ -232,6 +234,52 @@ async fn a_follower_goes_on_after_cuts_and_hears_every_line_once() {
         );
     }
 }
+
+/// A build that says so much that it is read in several parts; some of it looks like errors.
+fn wordy() -> Bench {
+    Bench::with(&|_, run| match run {
+        Run::Build => Play::default().saying((0..4000).map(|number| {
+            let word = if number % 700 == 0 { "error" } else { "line" };
+            format!("{word} {number} {}", "x".repeat(40))
+        })),
+        _ => Play::default(),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cuts_lose_and_repeat_nothing_of_a_long_log_whatever_was_asked_for() {
+    let stage = Stage::new(wordy()).await;
+    let id = stage.bench.submit(config("app")).await;
+    stage.bench.settled(id).await;
+    let queries = [
+        LogQuery::default(),
+        LogQuery {
+            grep: Some("7 x".into()),
+            ..LogQuery::default()
+        },
+        LogQuery {
+            tail: NonZeroUsize::new(500),
+            ..LogQuery::default()
+        },
+        LogQuery {
+            errors_only: true,
+            ..LogQuery::default()
+        },
+    ];
+    for query in queries {
+        let (wanted, _) = heard_through(stage.address, id, query.clone()).await;
+        assert!(wanted.len() >= 40, "{query:?}: {wanted:?}");
+        let through = cutter(stage.address, &CUTS).await;
+        let (texts, last) = heard_through(through, id, query.clone()).await;
+        assert_eq!(last.unwrap(), Some(State::Succeeded), "{query:?}");
+        assert_eq!(texts, wanted, "{query:?}");
+    }
+}
+
+/// After so many bytes each; some before anything new has come.
+const CUTS: [u64; 12] = [
+    400, 2_000, 9_000, 9_500, 40_000, 700, 300_000, 20_000, 250_000, 3_000, 330_000, 1_000,
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_hears_lines_as_they_come_and_the_end_last() {

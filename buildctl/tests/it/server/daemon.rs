@@ -31,22 +31,42 @@ async fn health_of(config: &Config) -> Vec<(String, Result<(), String>)> {
     .unwrap()
 }
 
-/// Whether `/mcp` answers in JSON-RPC.
-async fn speaks_mcp(config: &Config) -> bool {
+/// What `/mcp` answers to a client that says this of itself.
+async fn tools(config: &Config, host: &str, more: &str) -> String {
     let http::Listen::Unix { path } = &config.listen else {
         panic!("{:?}", config.listen);
     };
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#;
-    let head = "Host: localhost\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream";
+    let head = "Content-Type: application/json\r\nAccept: application/json, text/event-stream";
     let request = format!(
-        "POST /mcp HTTP/1.0\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /mcp HTTP/1.0\r\nHost: {host}\r\n{head}\r\n{more}Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
     let mut stream = tokio::net::UnixStream::connect(path).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    answer.contains("\"submitJob\"")
+    answer
+}
+
+/// Whether `/mcp` answers in JSON-RPC, and only to whom the guard lets in.
+async fn speaks_mcp(config: &Config) -> bool {
+    for (host, origin) in [
+        ("evil.example", ""),
+        ("localhost", "Origin: https://evil.example\r\n"),
+    ] {
+        let answer = tools(config, host, origin).await;
+        assert!(answer.starts_with("HTTP/1.0 403 "), "{answer}");
+        assert!(answer.contains("\"error\":\"Forbidden\""), "{answer}");
+    }
+    let own = "Origin: http://localhost:6274\r\n";
+    let answers = [
+        tools(config, "localhost", "").await,
+        tools(config, "localhost", own).await,
+    ];
+    answers
+        .iter()
+        .all(|answer| answer.contains("\"submitJob\""))
 }
 
 #[tokio::test(flavor = "multi_thread")]
