@@ -13,7 +13,7 @@
 //! Nomad, and with a filter, behind the last line of what was read at once, and elsewhere it is that of the part before: lines
 //! may come twice then, in the order in which they came, and none is left out. The lines of a `tail` have an empty id, but for the last one: who is cut off within it asks for it once more.
 
-use std::{convert::Infallible, fmt::Write as _, time::Duration};
+use std::{convert::Infallible, io::Write as _, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -98,14 +98,14 @@ impl Feed {
         if self.over {
             return None;
         }
-        let mut text = String::new();
+        let mut text = Vec::new();
         tokio::select! {
             event = self.events.next() => self.tell(event, &mut text),
             () = self.shutdown.drain() => {
                 self.over = true;
-                text.push_str("event: away\ndata: {}\n\n");
+                text.extend_from_slice(b"event: away\ndata: {}\n\n");
             }
-            () = tokio::time::sleep(KEEP_ALIVE) => text.push_str(": keep-alive\n\n"),
+            () = tokio::time::sleep(KEEP_ALIVE) => text.extend_from_slice(b": keep-alive\n\n"),
         }
         while !self.over && text.len() < FULL {
             let Some(event) = self.events.next().now_or_never() else {
@@ -116,10 +116,10 @@ impl Feed {
         Some((Bytes::from(text), self))
     }
 
-    fn tell(&mut self, event: Option<Result<Event, BuildError>>, text: &mut String) {
+    fn tell(&mut self, event: Option<Result<Event, BuildError>>, text: &mut Vec<u8>) {
         match event {
             Some(Ok(Event::Line(line, cursor))) => {
-                // Writing to a string cannot fail.
+                // Writing to memory cannot fail.
                 let _ = writeln!(text, "id: {cursor}");
                 say(text, "line", &LineAnswer::from(line));
             }
@@ -127,7 +127,7 @@ impl Feed {
                 self.status = Some(view.job.state);
                 say(text, "status", &view);
             }
-            Some(Ok(Event::Lost)) => text.push_str("event: lost\ndata: {}\n\n"),
+            Some(Ok(Event::Lost)) => text.extend_from_slice(b"event: lost\ndata: {}\n\n"),
             Some(Err(error)) => {
                 self.over = true;
                 say(text, "error", &Refusal::from(error).0);
@@ -145,11 +145,14 @@ impl Feed {
 }
 
 /// One event. JSON has no line breaks, so that one line of data holds it.
-fn say(text: &mut String, event: &str, data: &impl Serialize) {
-    match serde_json::to_string(data) {
-        Ok(data) => {
-            let _ = write!(text, "event: {event}\ndata: {data}\n\n");
-        }
-        Err(error) => tracing::error!(%error, event, "an event cannot be written"),
+fn say(text: &mut Vec<u8>, event: &str, data: &impl Serialize) {
+    let begin = text.len();
+    // Writing to memory cannot fail.
+    let _ = write!(text, "event: {event}\ndata: ");
+    if let Err(error) = serde_json::to_writer(&mut *text, data) {
+        tracing::error!(%error, event, "an event cannot be written");
+        text.truncate(begin);
+        return;
     }
+    text.extend_from_slice(b"\n\n");
 }

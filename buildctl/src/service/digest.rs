@@ -93,6 +93,15 @@ impl Sieve {
         }
     }
 
+    /// What comes through with these lines.
+    pub(super) fn pass_all(&mut self, lines: Vec<Line>) -> Vec<Line> {
+        if self.is_open() {
+            return lines;
+        }
+        let lines = lines.into_iter();
+        lines.flat_map(|line| self.pass(line)).collect()
+    }
+
     /// What comes through at the end of a log that was looked at as a whole: its last lines, if none looked like an error.
     pub(super) fn rest(&mut self) -> Vec<Line> {
         match &mut self.digest {

@@ -174,7 +174,8 @@ impl Follower {
         let readers = self.service.readers().clone();
         async move {
             let chunk = readers.read(job, run, from).await;
-            let chunk = chunk.map(|chunk| Chunk::clone(&chunk));
+            // Whoever reads alone need not copy it.
+            let chunk = chunk.map(Arc::unwrap_or_clone);
             let chunk = chunk.map_err(|error| match &*error {
                 SchedulerError::Unknown => (true, String::new()),
                 other => (false, other.to_string()),
@@ -215,8 +216,7 @@ impl Follower {
         if self.sieve.is_open() {
             self.tell_exactly(run, chunk).await?;
         } else {
-            let lines = chunk.lines.into_iter();
-            let lines: Vec<Line> = lines.flat_map(|line| self.sieve.pass(line)).collect();
+            let lines = self.sieve.pass_all(chunk.lines);
             // What is held back until an error comes has been read, and is not told: it can only be found from the beginning.
             let is_exact = !self.sieve.holds_back();
             self.tell(lines, |told| {

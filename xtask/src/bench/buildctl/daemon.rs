@@ -160,7 +160,7 @@ impl Daemon {
             let path = format!("/v1/jobs/{id}?wait=10s");
             let mut answer = self.agent.get(self.url(&path)).call()?;
             let job: Value = answer.body_mut().read_json()?;
-            let status = job["status"].as_str().context("a job without status")?;
+            let status = job["state"].as_str().context("a job without state")?;
             if ["SUCCEEDED", "FAILED"].contains(&status) {
                 return Ok(status.to_owned());
             }
