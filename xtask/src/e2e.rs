@@ -78,84 +78,90 @@ impl Component {
 
 fn components(tool: &str) -> &'static [Component] {
     match tool {
-        "overseerctl" => &[
-            Component {
-                program: Some("chromium"),
-                variable: Some("CHROMIUM_BIN"),
-                tests: "overseerctl: page in a browser",
-                how_to_get: "needs chromium in PATH or CHROMIUM_BIN",
-            },
-            Component {
-                program: Some("sticky-overseer"),
-                variable: Some("STICKY_OVERSEER_BIN"),
-                tests: "overseerctl: client against v2",
-                how_to_get: "needs a sticky-overseer v2 in PATH or STICKY_OVERSEER_BIN",
-            },
-        ],
-        "milo-driver" => &[
-            Component {
-                program: Some("crun"),
-                variable: None,
-                tests: "milo-driver: containers",
-                how_to_get: "needs crun in PATH (package crun)",
-            },
-            Component {
-                program: Some("javac"),
-                variable: None,
-                tests: "milo-driver: JARs",
-                how_to_get: "needs a JDK in PATH (package openjdk-17-jdk-headless)",
-            },
-            Component {
-                program: Some("nomad"),
-                variable: Some("NOMAD_BIN"),
-                tests: "milo-driver: jobs on a Nomad agent",
-                how_to_get: "needs Nomad 1.10 or newer in PATH or NOMAD_BIN",
-            },
-        ],
-        "buildctl" => &[
-            Component {
-                program: Some("buildah"),
-                variable: None,
-                tests: "buildctl: builds",
-                how_to_get: "needs Buildah in PATH (package buildah)",
-            },
-            Component {
-                program: Some("docker-registry"),
-                variable: None,
-                tests: "buildctl: publications",
-                how_to_get: "needs a registry in PATH (package docker-registry)",
-            },
-            Component {
-                program: Some("nomad"),
-                variable: Some("NOMAD_BIN"),
-                tests: "buildctl: builds on a Nomad agent",
-                how_to_get: "needs Nomad in PATH or NOMAD_BIN",
-            },
-            Component {
-                program: Some("chromium"),
-                variable: Some("CHROMIUM_BIN"),
-                tests: "buildctl: page in a browser",
-                how_to_get: "needs chromium in PATH or CHROMIUM_BIN",
-            },
-            Component {
-                program: None,
-                variable: Some("BUILDCTL_MCP_PYTHON"),
-                tests: "buildctl: MCP with the Python SDK",
-                how_to_get: "needs BUILDCTL_MCP_PYTHON: interpreters with the package mcp, parted by colons",
-            },
-            Component {
-                program: None,
-                variable: Some("BUILDCTL_MCP_NODE"),
-                tests: "buildctl: MCP conformance suite and inspector",
-                how_to_get: "needs BUILDCTL_MCP_NODE: a directory with both of them installed, and Node 22",
-            },
-            Component {
-                program: None,
-                variable: Some("JOBFORGE_BIN"),
-                tests: "buildctl: Job Forge's command line against the service",
-                how_to_get: "needs JOBFORGE_BIN: command lines of Job Forge, parted by colons",
-            },
-        ],
+        "overseerctl" => &OVERSEERCTL,
+        "milo-driver" => &MILO_DRIVER,
+        "buildctl" => &BUILDCTL,
         _ => &[],
     }
 }
+
+const OVERSEERCTL: [Component; 2] = [
+    Component {
+        program: Some("chromium"),
+        variable: Some("CHROMIUM_BIN"),
+        tests: "overseerctl: page in a browser",
+        how_to_get: "needs chromium in PATH or CHROMIUM_BIN",
+    },
+    Component {
+        program: Some("sticky-overseer"),
+        variable: Some("STICKY_OVERSEER_BIN"),
+        tests: "overseerctl: client against v2",
+        how_to_get: "needs a sticky-overseer v2 in PATH or STICKY_OVERSEER_BIN",
+    },
+];
+
+const MILO_DRIVER: [Component; 3] = [
+    Component {
+        program: Some("crun"),
+        variable: None,
+        tests: "milo-driver: containers",
+        how_to_get: "needs crun in PATH (package crun)",
+    },
+    Component {
+        program: Some("javac"),
+        variable: None,
+        tests: "milo-driver: JARs",
+        how_to_get: "needs a JDK in PATH (package openjdk-17-jdk-headless)",
+    },
+    Component {
+        program: Some("nomad"),
+        variable: Some("NOMAD_BIN"),
+        tests: "milo-driver: jobs on a Nomad agent",
+        how_to_get: "needs Nomad 1.10 or newer in PATH or NOMAD_BIN",
+    },
+];
+
+const BUILDCTL: [Component; 7] = [
+    Component {
+        program: Some("buildah"),
+        variable: None,
+        tests: "buildctl: builds",
+        how_to_get: "needs Buildah in PATH (package buildah)",
+    },
+    Component {
+        program: Some("docker-registry"),
+        variable: None,
+        tests: "buildctl: publications",
+        how_to_get: "needs a registry in PATH (package docker-registry)",
+    },
+    Component {
+        program: Some("nomad"),
+        variable: Some("NOMAD_BIN"),
+        tests: "buildctl: builds on a Nomad agent",
+        how_to_get: "needs Nomad in PATH or NOMAD_BIN",
+    },
+    Component {
+        program: Some("chromium"),
+        variable: Some("CHROMIUM_BIN"),
+        tests: "buildctl: page in a browser",
+        how_to_get: "needs chromium in PATH or CHROMIUM_BIN",
+    },
+    Component {
+        program: None,
+        variable: Some("BUILDCTL_MCP_PYTHON"),
+        tests: "buildctl: MCP with the Python SDK",
+        how_to_get: "needs BUILDCTL_MCP_PYTHON: interpreters with the package mcp, parted by colons",
+    },
+    Component {
+        program: None,
+        variable: Some("BUILDCTL_MCP_NODE"),
+        tests: "buildctl: MCP conformance suite and inspector",
+        how_to_get: "needs BUILDCTL_MCP_NODE: a directory with both of them installed, and Node 22",
+    },
+    Component {
+        program: None,
+        variable: Some("JOBFORGE_BIN"),
+        tests: "buildctl: Job Forge's command line against the service",
+        how_to_get: "needs JOBFORGE_BIN: command lines of Job Forge, parted by colons",
+    },
+];

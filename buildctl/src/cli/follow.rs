@@ -31,11 +31,11 @@ const WISH: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
     /// One question for the end of a job.
-    round: Duration,
+    pub(super) round: Duration,
     /// Between two such questions at least.
-    breath: Duration,
+    pub(super) breath: Duration,
     /// Whoever could say how the job is may be away.
-    absence: Duration,
+    pub(super) absence: Duration,
     /// The last lines of an ended job, after each other.
     last_words: Duration,
     /// Between a log that broke and the next try.

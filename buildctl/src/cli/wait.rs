@@ -5,14 +5,14 @@ use std::time::Duration;
 use runyard_common::{duration, exit::Exit, report::Failure};
 use tokio::time::Instant;
 
-use super::{Context, answer, block_on, follow::verdict};
+use super::{
+    Context, answer, block_on,
+    follow::{Patience, verdict},
+};
 use crate::{
     job::JobId,
     service::{BuildError, Builds, JobView},
 };
-
-/// How long one question may wait.
-const ROUND: Duration = Duration::from_secs(20);
 
 /// Wait for a job's end
 ///
@@ -30,7 +30,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     let place = context.place()?;
     block_on(async {
-        let view = end(place.builds(), args).await;
+        let view = end(place.builds(), args.id, args.timeout, Patience::default()).await;
         let view = view.map_err(|error| context.failure(error))?;
         answer::status(&context.printer, &view)?;
         if view.job.state.is_terminal() {
@@ -47,24 +47,34 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     })
 }
 
-async fn end(builds: &dyn Builds, args: &Args) -> Result<JobView, BuildError> {
+/// The job at its end, or after so long. Whoever has told of it once may be away for a while.
+pub(super) async fn end(
+    builds: &dyn Builds,
+    id: JobId,
+    limit: Option<Duration>,
+    patience: Patience,
+) -> Result<JobView, BuildError> {
     let began = Instant::now();
+    let left = || limit.map(|limit| limit.saturating_sub(began.elapsed()));
+    let mut heard: Option<(JobView, Instant)> = None;
     loop {
         let asked = Instant::now();
-        let left = args
-            .timeout
-            .map(|limit| limit.saturating_sub(began.elapsed()));
-        let view = builds
-            .wait(args.id, left.map_or(ROUND, |left| left.min(ROUND)))
-            .await?;
-        let left = args
-            .timeout
-            .map(|limit| limit.saturating_sub(began.elapsed()));
-        if view.job.state.is_terminal() || left.is_some_and(|left| left.is_zero()) {
+        let round = left().map_or(patience.round, |left| left.min(patience.round));
+        match builds.wait(id, round).await {
+            Ok(view) if view.job.state.is_terminal() => return Ok(view),
+            Ok(view) => heard = Some((view, Instant::now())),
+            Err(BuildError::Unreachable(_)) if is_recent(heard.as_ref(), patience.absence) => {}
+            Err(error) => return Err(error),
+        }
+        if let Some((view, _)) = heard.take_if(|_| left().is_some_and(|left| left.is_zero())) {
             return Ok(view);
         }
         // One that answers at once is not asked again at once.
-        let breath = Duration::from_millis(500).saturating_sub(asked.elapsed());
-        tokio::time::sleep(left.map_or(breath, |left| left.min(breath))).await;
+        let breath = patience.breath.saturating_sub(asked.elapsed());
+        tokio::time::sleep(left().map_or(breath, |left| left.min(breath))).await;
     }
+}
+
+fn is_recent(heard: Option<&(JobView, Instant)>, absence: Duration) -> bool {
+    heard.is_some_and(|(_, at)| at.elapsed() < absence)
 }

@@ -28,6 +28,8 @@ struct Script {
     broken_logs: usize,
     /// How often the question for the end is not answered.
     absent: usize,
+    /// How often it is not answered once it was.
+    leaves: usize,
     fails: bool,
     follows: AtomicUsize,
     waits: AtomicUsize,
@@ -115,9 +117,13 @@ impl Builds for Script {
         if count < self.absent {
             return Err(BuildError::Unreachable("away".to_owned()));
         }
+        let count = count - self.absent;
+        if (1..=self.leaves).contains(&count) {
+            return Err(BuildError::Unreachable("away again".to_owned()));
+        }
         // The job takes its time.
         sleep(limit).await;
-        match count - self.absent {
+        match count {
             0 => Ok(view(id, State::Building, false)),
             _ => Ok(self.end(id)),
         }
@@ -238,4 +244,30 @@ async fn a_service_that_is_away_for_a_while_is_waited_for_and_then_no_more() {
     assert!(began.elapsed() >= hasty().absence);
     let hints = failure.hints().join("\n");
     assert!(hints.contains("go on watching it: "), "{hints}");
+}
+
+#[tokio::test]
+async fn waiting_outlives_a_service_that_is_away_but_not_one_that_never_was_there() {
+    let wait = async |script: &Script, limit| {
+        let end = crate::cli::wait::end(script, JobId::random(), limit, hasty());
+        end.await.map(|view| view.job.state)
+    };
+    let leaves = |leaves| Script {
+        leaves,
+        ..Script::default()
+    };
+    assert_eq!(wait(&leaves(3), None).await.unwrap(), State::Succeeded);
+    let gone = wait(&leaves(usize::MAX), None).await.unwrap_err();
+    assert!(matches!(gone, BuildError::Unreachable(_)), "{gone:?}");
+    let limit = Some(hasty().round * 3);
+    let late = wait(&leaves(usize::MAX), limit).await.unwrap();
+    assert_eq!(late, State::Building);
+
+    let absent = Script {
+        absent: 1,
+        ..Script::default()
+    };
+    let error = wait(&absent, None).await.unwrap_err();
+    assert!(matches!(error, BuildError::Unreachable(_)), "{error:?}");
+    assert_eq!(absent.waits.load(Ordering::SeqCst), 1);
 }

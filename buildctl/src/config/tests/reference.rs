@@ -24,12 +24,12 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 fn names(row: &str) -> Vec<String> {
     let cell = row.trim_start_matches('|').split('|').next().unwrap();
     let mut above = String::new();
-    let full = |name: &str| match name.strip_prefix('.') {
-        Some(last) => format!("{above}.{last}"),
-        None => {
-            above = name.rsplit_once('.').map_or("", |(above, _)| above).into();
-            name.to_owned()
+    let full = |name: &str| {
+        if let Some(last) = name.strip_prefix('.') {
+            return format!("{above}.{last}");
         }
+        above = name.rsplit_once('.').map_or("", |(above, _)| above).into();
+        name.to_owned()
     };
     quoted(cell).map(full).collect()
 }

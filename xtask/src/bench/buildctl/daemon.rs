@@ -3,7 +3,7 @@
 use std::fs;
 use std::fs::File;
 use std::io::BufReader;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Child;
 use std::process::Command;
 use std::sync::atomic::AtomicU32;
@@ -40,10 +40,10 @@ pub(super) struct Server {
 
 impl Server {
     /// Starts it, and waits for what follows `mark` in the line that says where it listens.
-    fn start(mut command: Command, log: PathBuf, mark: &str) -> Result<Self> {
+    fn start(mut command: Command, log: &Path, mark: &str) -> Result<Self> {
         let child = command
             .stdout(File::create("/dev/null")?)
-            .stderr(File::create(&log)?)
+            .stderr(File::create(log)?)
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
         let mut server = Self {
@@ -52,18 +52,18 @@ impl Server {
         };
         let begin = Instant::now();
         while begin.elapsed() < LIMIT {
-            let text = read(&log)?;
+            let text = read(log)?;
             let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
             if let Some(address) = announced(complete, mark) {
                 server.address = address;
                 return Ok(server);
             }
             if let Some(status) = server.child.try_wait()? {
-                bail!("it ended with {status}: {}", sandbox::last_lines(&log));
+                bail!("it ended with {status}: {}", sandbox::last_lines(log));
             }
             thread::sleep(Duration::from_millis(2));
         }
-        bail!("it does not listen: {}", sandbox::last_lines(&log))
+        bail!("it does not listen: {}", sandbox::last_lines(log))
     }
 
     pub(super) fn id(&self) -> u32 {
@@ -97,7 +97,11 @@ pub(super) fn registry(sandbox: &Sandbox) -> Result<Server> {
     command
         .args(["serve", "registry.yml"])
         .env("OTEL_TRACES_EXPORTER", "none");
-    Server::start(command, sandbox.dir().join("registry.log"), "listening on ")
+    Server::start(
+        command,
+        &sandbox.dir().join("registry.log"),
+        "listening on ",
+    )
 }
 
 /// Our daemon, and a client of it.
@@ -121,7 +125,7 @@ impl Daemon {
             .env("BUILDCTL_REGISTRY_INSECURE", &lab.registry.address);
         let log = lab.sandbox.dir().join("daemon.log");
         Ok(Self {
-            server: Server::start(command, log, "addr=")?,
+            server: Server::start(command, &log, "addr=")?,
             agent: Agent::new_with_defaults(),
         })
     }
