@@ -1,4 +1,5 @@
-//! The original's routes, and its own command line where `JOBFORGE_BIN` names one.
+//! The original's routes, and its own command line where `JOBFORGE_BIN` names one (of several, parted by `:`, the first; all of
+//! them, with real builds, are the end-to-end tests' matter).
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
@@ -215,12 +216,13 @@ struct Original {
 
 impl Original {
     fn of(stage: &Stage) -> Option<Self> {
-        let Some(program) = std::env::var_os("JOBFORGE_BIN") else {
+        let named = std::env::var_os("JOBFORGE_BIN").unwrap_or_default();
+        let Some(program) = std::env::split_paths(&named).find(|path| path.is_file()) else {
             eprintln!("skipped: JOBFORGE_BIN names no command line of the original");
             return None;
         };
         Some(Self {
-            program: program.into(),
+            program,
             url: format!("http://{}", stage.address),
         })
     }
