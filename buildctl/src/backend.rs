@@ -9,8 +9,8 @@ use runyard_common::{exit::Exit, report::Failure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{self, Config},
-    ledger::{SharedLedger, directory::DirectoryLedger},
+    config::{self, Config, RunnerSource},
+    ledger::{SharedLedger, directory::DirectoryLedger, variables::VariableLedger},
     metrics::{Metered, Metrics},
     runner::{self, work::Work},
     scheduler::{
@@ -19,6 +19,7 @@ use crate::{
             LocalConfig, LocalScheduler, Sweep,
             supervisor::{self, Desk},
         },
+        nomad::{NomadScheduler, NomadSettings, Runner},
     },
     service::{Policy, Reconciler, Retention, Rounds, Service},
     settings::Backend,
@@ -40,15 +41,33 @@ pub struct Seams {
 impl Seams {
     /// Those that a configuration asks for.
     ///
-    /// Fails with [`Exit::Config`] if the folder of state cannot be used.
+    /// Fails with [`Exit::Config`] if the folder of state, or what is said of Nomad, cannot be used.
     pub fn open(config: &Config) -> Result<Self, Failure> {
         match config.backend {
             Backend::Local => Self::local(config, config.defaults()),
-            Backend::Nomad => Err(Failure::new(
-                Exit::Config,
-                "this program was built without the backend `nomad`",
-            )),
+            Backend::Nomad => Self::nomad(config),
         }
+    }
+
+    /// A Nomad cluster: runs are its jobs, records its variables. Asks it nothing yet, so that a service may begin before Nomad
+    /// does.
+    fn nomad(config: &Config) -> Result<Self, Failure> {
+        let settings = NomadSettings::of(config)?;
+        if let (RunnerSource::Service(None), Runner::Artifact { url, .. }) =
+            (&config.nomad.runner, &settings.runner)
+        {
+            tracing::info!(
+                url,
+                "nodes fetch this program from here, as long as this process lives; name an address of all replicas \
+                 (nomad.runner.from_service), or a place where nodes have it (nomad.runner.path)"
+            );
+        }
+        let scheduler = NomadScheduler::open(settings)?;
+        Ok(Self {
+            ledger: Arc::new(VariableLedger::open(scheduler.api())),
+            scheduler: Arc::new(scheduler),
+            local: None,
+        })
     }
 
     /// This machine, with other defaults than the service's: for builds of local directories.

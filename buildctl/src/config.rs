@@ -83,7 +83,8 @@ pub struct Config {
     pub metrics: Option<Listen>,
     /// Most bytes of logs in one answer.
     pub log_bytes: usize,
-    /// Vault paths that are files or variables of this machine.
+    /// Where paths of Vault really are: files or variables of this machine, variables of Nomad, or Vault indeed, for the paths that
+    /// the original takes when nobody names any.
     pub credentials: BTreeMap<String, SecretRef>,
     /// Whether sources may be `file://` URLs.
     pub allow_file_urls: bool,

@@ -1,11 +1,18 @@
 //! A mirror of jobs in Consul, where the original's command line watches them (`submit-job --watch` reads
-//! `nomad-build-service/jobs/ID`). Nothing is ever read from here; a Consul that is out of reach delays nobody but those who watch.
+//! `nomad-build-service/jobs/ID`). Nothing of a job is ever read from here; a Consul that is out of reach delays nobody but those
+//! who watch. What is read, once and at the start as by the original, is what it lets operators say there about all jobs:
+//!
+//! | key below `PREFIX/config/` | is |
+//! |---|---|
+//! | `build_timeout`, `test_timeout`, `kill_timeout` | `timeouts.build`, `.test`, `.kill` |
+//! | `default_resource_limits/cpu`, `/memory`, `/disk` | `limits.build.cpu`, `.memory`, `.disk` |
 //!
 //! Each process of a service mirrors every record that it hears of. What is written is the record as it is at that moment, so that
 //! it does not matter who writes, or how often; one that is older than what is there is not written.
 
 use std::{collections::BTreeMap, time::Duration};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::StreamExt;
 use reqwest::{
     Client, StatusCode, Url,
@@ -17,11 +24,12 @@ use runyard_common::{
     exit::Exit,
     report::Failure,
 };
+use serde::Deserialize;
 use tokio::time::sleep;
 
 use crate::{
     api::JobRecord,
-    config::ConsulConfig,
+    config::{Config, ConsulConfig},
     job::JobId,
     ledger::{LedgerError, SharedLedger},
 };
@@ -55,7 +63,7 @@ enum MirrorError {
     Refused(StatusCode),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("the record is no JSON: {0}")]
+    #[error("it is no JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
@@ -69,7 +77,85 @@ impl MirrorError {
     }
 }
 
+/// The configuration with what Consul says over it, if there is one. A Consul that does not answer, and a value that is none, are
+/// told and change nothing.
+pub async fn overridden(mut config: Config) -> Config {
+    let Some(consul) = &config.consul else {
+        return config;
+    };
+    let said = match Mirror::open(consul) {
+        Ok(mirror) => mirror.said().await,
+        // The daemon ends by it.
+        Err(_) => return config,
+    };
+    match said {
+        Ok(said) => said
+            .iter()
+            .for_each(|(key, text)| take(&mut config, key, text)),
+        Err(error) => tracing::warn!(%error, "the configuration in Consul is not read"),
+    }
+    config
+}
+
+/// Takes one value in.
+fn take(config: &mut Config, key: &str, text: &str) {
+    let text = text.trim();
+    let duration = || {
+        runyard_common::duration::parse(text)
+            .ok()
+            .filter(|it| !it.is_zero())
+    };
+    let number = || text.parse::<u32>().ok();
+    let Config {
+        timeouts, limits, ..
+    } = config;
+    let taken = match key {
+        "build_timeout" => duration().map(|it| timeouts.build = it),
+        "test_timeout" => duration().map(|it| timeouts.test = it),
+        "kill_timeout" => duration().map(|it| timeouts.kill = it),
+        "default_resource_limits/cpu" => number().map(|it| limits.build.cpu = it),
+        "default_resource_limits/memory" => number().map(|it| limits.build.memory = it),
+        "default_resource_limits/disk" => number().map(|it| limits.build.disk = it),
+        _ => return tracing::debug!(key, "a key in Consul means nothing here"),
+    };
+    match taken {
+        Some(()) => tracing::info!(key, value = text, "set in Consul"),
+        None => tracing::warn!(key, value = text, "a value in Consul cannot be read"),
+    }
+}
+
+/// An entry, as Consul lists it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    key: String,
+    /// Base64.
+    value: Option<String>,
+}
+
 impl Mirror {
+    /// What is said below `config/`: keys without what they begin with, and texts.
+    async fn said(&self) -> Result<Vec<(String, String)>, MirrorError> {
+        let folder = format!("{}/config/", self.prefix);
+        let mut url = self.url(&folder);
+        url.set_query(Some("recurse=true"));
+        let answer = self.http.get(url).send().await;
+        let answer = answer.map_err(|error| MirrorError::Unreachable(error.without_url()))?;
+        let body = match answer.status() {
+            StatusCode::NOT_FOUND => return Ok(Vec::new()),
+            status if !status.is_success() => return Err(MirrorError::Refused(status)),
+            _ => answer.bytes().await,
+        };
+        let body = body.map_err(|error| MirrorError::Unreachable(error.without_url()))?;
+        let entries: Vec<Entry> = serde_json::from_slice(&body)?;
+        let text = |entry: Entry| {
+            let key = entry.key.strip_prefix(&folder)?.to_owned();
+            let bytes = STANDARD.decode(entry.value?).ok()?;
+            Some((key, String::from_utf8(bytes).ok()?))
+        };
+        Ok(entries.into_iter().filter_map(text).collect())
+    }
+
     /// A mirror in the Consul that is configured. Fails with [`Exit::Config`] when its address or token cannot be used.
     pub fn open(config: &ConsulConfig) -> Result<Self, Failure> {
         crypto::install();
@@ -163,9 +249,13 @@ impl Mirror {
     }
 
     fn key(&self, id: JobId) -> Url {
+        self.url(&format!("{}/jobs/{id}", self.prefix))
+    }
+
+    fn url(&self, key: &str) -> Url {
         let mut url = self.base.clone();
         let above = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&format!("{above}/v1/kv/{}/jobs/{id}", self.prefix));
+        url.set_path(&format!("{above}/v1/kv/{key}"));
         url
     }
 }
@@ -279,6 +369,43 @@ mod tests {
         let gone = async { while written.recv().await.unwrap().2.is_some() {} };
         timeout(patience(), gone).await.unwrap();
         mirroring.abort();
+    }
+
+    async fn listing(State(list): State<Value>, headers: Headers) -> axum::Json<Value> {
+        assert_eq!(headers["x-consul-token"], "t");
+        axum::Json(list)
+    }
+
+    #[tokio::test]
+    async fn what_an_operator_says_in_consul_wins_and_nonsense_changes_nothing() {
+        let entry = |key: &str, text: &str| serde_json::json!({"Key": format!("p/config/{key}"), "Value": STANDARD.encode(text)});
+        let list = serde_json::json!([
+            {"Key": "p/config/", "Value": null},
+            entry("build_timeout", "45m\n"),
+            entry("test_timeout", "soon"),
+            entry("default_resource_limits/memory", "4096"),
+            entry("default_resource_limits/cpu", "-1"),
+            entry("other", "x"),
+        ]);
+        let app = Router::new()
+            .route("/v1/kv/p/config/", axum::routing::get(listing))
+            .with_state(list);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let loaded = Config::load(&crate::config::SettingsArgs::default(), &|_| None);
+        let mut before = loaded.unwrap().config;
+        assert_eq!(overridden(before.clone()).await, before);
+        before.consul = Some(ConsulConfig {
+            address: format!("http://{address}"),
+            token: Some(Secret::new("t")),
+            prefix: "p".to_owned(),
+        });
+        let after = overridden(before.clone()).await;
+        let mut expected = before;
+        expected.timeouts.build = Duration::from_mins(45);
+        expected.limits.build.memory = 4096;
+        assert_eq!(after, expected);
     }
 
     #[test]

@@ -65,7 +65,10 @@ pub enum LedgerError {
         /// What happened.
         why: String,
     },
-    /// It refuses: a permission, a size limit.
+    /// A record has more in it than can be kept.
+    #[error("{0}")]
+    TooLong(String),
+    /// It refuses: a permission.
     #[error("{0}")]
     Refused(String),
     /// What is stored is no record.

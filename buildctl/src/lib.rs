@@ -92,6 +92,8 @@ use std::{ffi::OsString, process::ExitCode};
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     if runner::is_called(&args) {
+        // Whatever an engine left open for it, its programs are to have none of it.
+        scheduler::local::keep_descriptors_from_children();
         return runner::main(&args[2..]);
     }
     if args.get(1).is_some_and(|verb| verb == "supervise") {

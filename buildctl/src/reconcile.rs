@@ -602,6 +602,7 @@ impl<'a> Round<'a> {
 
     /// Whose turn it is among the notices.
     fn tell(&mut self) {
+        notices::bound(&mut self.job.notices);
         match notices::next(&mut self.job.notices, self.now) {
             notices::Turn::Nobody => {}
             notices::Turn::Later(when) => self.wake_at(when),

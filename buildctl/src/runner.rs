@@ -18,6 +18,7 @@
 //!   killed left is removed by [`sweep`], or by the next run that is alone in the store.
 
 mod build;
+mod commands;
 mod credentials;
 mod descendants;
 mod enclosure;
@@ -62,6 +63,7 @@ use self::{
 };
 use crate::phase::{Ending, FailureKind, Outcome, RunFailure};
 
+pub use commands::commands;
 pub use report::{Report, Usage};
 pub use sweep::{Swept, sweep};
 
@@ -175,6 +177,9 @@ fn carry_out(
         variables: Vec::new(),
         step: None,
     };
+    for note in &work.notes {
+        session.say(format!("{}: note: {note}", work.run));
+    }
     let outcome = task(&mut session);
     descendants::kill_own();
     let ending = ending(&session, outcome);

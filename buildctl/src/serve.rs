@@ -8,7 +8,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use runyard_common::{
     exit::Exit,
-    http::server::{self as http, Bound, ServeOptions},
+    http::server::{self as http, Bound, Listen, ServeOptions},
     memory,
     report::Failure,
     shutdown::{Readiness, Shutdown},
@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::{
     backend::{self, Seams},
     config::{Config, Loaded},
+    consul::{self, Mirror},
     mcp,
     metrics::{self, Metrics},
     scheduler::local::{LocalScheduler, keep_descriptors_from_children},
@@ -60,8 +61,14 @@ pub fn run(loaded: Loaded) -> anyhow::Result<Exit> {
 
 /// The daemon, until `shutdown` says that it has to end.
 pub async fn daemon(config: &Config, shutdown: Shutdown) -> anyhow::Result<Exit> {
-    let seams = Seams::open(config)?;
+    let mut config = consul::overridden(config.clone()).await;
     let bound = http::bind(&config.listen).await?;
+    if let (Listen::Tcp { port, .. }, Some(address)) = (&mut config.listen, bound.address().tcp()) {
+        // Nodes may fetch this program from there: what was asked for may have been any port.
+        *port = address.port();
+    }
+    let config = &config;
+    let seams = Seams::open(config)?;
     let metrics_bound = match &config.metrics {
         Some(listen) => Some(http::bind(listen).await?),
         None => None,
@@ -88,6 +95,7 @@ pub async fn daemon(config: &Config, shutdown: Shutdown) -> anyhow::Result<Exit>
         tasks: JoinSet::new(),
     };
     daemon.start_background(config, &seams, &service, metrics);
+    daemon.mirror(config, &seams)?;
     daemon.listen(bound, tls, config);
     daemon.listen_for_metrics(metrics_bound);
     latch.release();
@@ -150,6 +158,24 @@ impl Daemon {
             metrics::watch(metrics, ledger).await;
             "count of jobs"
         });
+    }
+
+    /// Writes jobs where the original's `--watch` looks, if that is configured.
+    fn mirror(&mut self, config: &Config, seams: &Seams) -> Result<(), Failure> {
+        let Some(consul) = &config.consul else {
+            return Ok(());
+        };
+        let (mirror, ledger) = (Mirror::open(consul)?, Arc::clone(&seams.ledger));
+        tracing::info!(
+            address = consul.address,
+            prefix = consul.prefix,
+            "mirroring jobs in Consul"
+        );
+        self.tasks.spawn(async move {
+            mirror.run(ledger).await;
+            "mirror in Consul"
+        });
+        Ok(())
     }
 
     fn listen(&mut self, bound: Bound, tls: Option<http::Tls>, config: &Config) {

@@ -234,6 +234,7 @@ impl From<LedgerError> for BuildError {
     fn from(error: LedgerError) -> Self {
         match error {
             LedgerError::Unreachable { .. } => Self::Unreachable(error.to_string()),
+            LedgerError::TooLong(why) => Self::BadRequest(why),
             LedgerError::Refused(_) | LedgerError::Corrupt { .. } | LedgerError::Io(_) => {
                 Self::Internal(error.to_string())
             }

@@ -93,7 +93,7 @@ pub struct Settings {
     pub metrics: Metrics,
     /// What answers hold of logs.
     pub logs: Logs,
-    /// Vault paths that are files or variables of this machine: path → `file:…` or `env:…`.
+    /// Where paths of Vault really are: path → `file:…` or `env:…` of this machine, `nomad:…` or `vault:…` on Nomad.
     pub credentials: BTreeMap<String, String>,
     /// Whether sources may be `file://` URLs.
     pub allow_file_urls: bool,

@@ -28,6 +28,10 @@ mod mcp;
 mod nomad;
 #[path = "e2e/nomad_agent.rs"]
 mod nomad_agent;
+#[path = "e2e/nomad_examples.rs"]
+mod nomad_examples;
+#[path = "e2e/nomad_service.rs"]
+mod nomad_service;
 #[path = "e2e/original.rs"]
 mod original;
 #[path = "e2e/page.rs"]
@@ -35,4 +39,4 @@ mod page;
 #[path = "e2e/site.rs"]
 mod site;
 
-use it::{contract, nomad_site, support};
+use it::{cli, contract, nomad_site, support};

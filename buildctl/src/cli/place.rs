@@ -213,8 +213,14 @@ impl Context {
             BuildError::Forbidden(_) => Failure::new(Exit::Failed, text)
                 .hint("name a file with the service's token: --token-file or BUILDCTL_TOKEN_FILE"),
             BuildError::Unreachable(_) => {
+                let is_there = !text.starts_with("cannot reach");
                 let failure = Failure::new(Exit::Unreachable, text);
                 match &self.client.url {
+                    // It is something behind the service that does not answer it.
+                    _ if is_there && !self.place.local => failure.hint(format!(
+                        "the service answers, and what it works with does not: `{}` says more",
+                        self.command("health", "").trim_end()
+                    )),
                     None if !self.place.local => failure.hint(format!(
                         "name a service with --url, start one with `{} serve`, or build without one: --local",
                         super::name::name()

@@ -5,15 +5,21 @@ use runyard_common::{exit::Exit, output::Table, report::Failure};
 use serde_json::{Value, json};
 
 use super::{
-    Context,
+    Context, environment,
     job::{Absent, JobArgs},
     place,
 };
 use crate::{
     api::JobConfig,
+    config::{self, Config, SettingsArgs},
     job::{Job, JobId},
     phase::{Built, Run},
-    scheduler::local::{LocalConfig, work_of},
+    runner::commands,
+    scheduler::{
+        self,
+        local::work_of,
+        nomad::{NoRender, NomadSettings},
+    },
     service::{BuildError, tests},
     spec::{Defaults, Spec},
 };
@@ -32,21 +38,27 @@ enum Verb {
         #[command(flatten)]
         job: Box<JobArgs>,
     },
-    /// Print what would be run: the work of each run and the commands that carry it out
+    /// Print what would be run: on this machine the work of each run and the command lines that carry it out, on Nomad its jobs
+    ///
+    /// Nobody is asked. The job's id is an example; what only a build tells is made up of zeros, or stands in capitals.
     Render {
         #[command(flatten)]
         job: Box<JobArgs>,
-        /// For which backend
-        #[arg(long, value_enum, default_value_t, value_name = "BACKEND")]
-        backend: Backend,
+        /// For which backend, else the configured one
+        #[arg(long, value_enum, value_name = "BACKEND")]
+        backend: Option<Backend>,
+        /// Only this run, such as `build` or `test-cmd-0`; of Nomad, what `nomad job plan -json` reads
+        #[arg(long, value_name = "RUN")]
+        run: Option<Run>,
     },
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Backend {
-    /// This machine: work and Buildah's command lines
-    #[default]
+    /// This machine: work and command lines of Git and Buildah
     Local,
+    /// Nomad: the jobs that would be registered
+    Nomad,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
@@ -60,17 +72,13 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
                 .printer
                 .both(&answer, &Table::headless().row([text]))?;
         }
-        Verb::Render {
-            job,
-            backend: Backend::Local,
-        } => {
+        Verb::Render { job, backend, run } => {
             let config = job.load(Absent::Stdin)?;
-            let here = context.here_with(&job.insecure(&config))?;
-            let spec = check(&config, &place::defaults(&here), context)?;
-            let (_, scheduler) = place::here(&here)?;
-            context
-                .printer
-                .value(&render(config, &spec, scheduler.config())?)?;
+            let rendered = match backend.unwrap_or(configured(context)?) {
+                Backend::Local => local(config, job, *run, context)?,
+                Backend::Nomad => nomad(config, *run, context)?,
+            };
+            context.printer.value(&rendered)?;
         }
     }
     Ok(Exit::Done)
@@ -95,23 +103,92 @@ fn accepted(spec: &Spec) -> (Value, String) {
     (answer, text)
 }
 
-/// The runs of a job on this machine, as far as they can be known before: the job's id is an example, and what a build gives is
-/// made up of zeros.
-fn render(config: JobConfig, spec: &Spec, local: &LocalConfig) -> anyhow::Result<Value> {
+/// The backend of whoever would build: a service's configuration may say Nomad.
+fn configured(context: &Context) -> Result<Backend, Failure> {
+    let settings = context.settings(SettingsArgs::default());
+    let backend = Config::load(&settings, &environment)?.config.backend;
+    Ok(match backend {
+        config::Backend::Nomad if !context.place.local => Backend::Nomad,
+        _ => Backend::Local,
+    })
+}
+
+/// The runs of a job on this machine.
+fn local(
+    config: JobConfig,
+    args: &JobArgs,
+    only: Option<Run>,
+    context: &Context,
+) -> anyhow::Result<Value> {
+    let here = context.here_with(&args.insecure(&config))?;
+    let spec = check(&config, &place::defaults(&here), context)?;
+    let (_, scheduler) = place::here(&here)?;
+    let settings = scheduler.config();
+    let job = example(
+        config,
+        &spec,
+        settings.registry.as_deref(),
+        &settings.temp_prefix,
+    )?;
+    let of_run = |run| {
+        let work = work_of(&job, run, settings)?;
+        let commands = commands(&work);
+        anyhow::Ok(json!({ "run": run, "work": work, "commands": commands }))
+    };
+    Ok(match only {
+        Some(run) => of_run(run)?,
+        None => {
+            json!({ "backend": "local", "runs": all(&spec).map(of_run).collect::<Result<Vec<_>, _>>()? })
+        }
+    })
+}
+
+/// The jobs of Nomad that a job becomes.
+fn nomad(config: JobConfig, only: Option<Run>, context: &Context) -> anyhow::Result<Value> {
+    let settings = context.settings(SettingsArgs::default());
+    let service = Config::load(&settings, &environment)?.config;
+    let spec = check(&config, &service.defaults(), context)?;
+    let settings = NomadSettings::of(&service)?;
+    let job = example(
+        config,
+        &spec,
+        settings.registry.as_deref(),
+        &settings.temp_prefix,
+    )?;
+    let of_run = |run| {
+        let of_nomad = scheduler::nomad::render(&job, run, &settings);
+        let refused = |error: NoRender| Failure::new(Exit::Usage, format!("{run}: {error}"));
+        of_nomad.map_err(refused)
+    };
+    Ok(match only {
+        Some(run) => json!({ "Job": of_run(run)? }),
+        None => {
+            let both = |run| anyhow::Ok(json!({ "run": run, "job": of_run(run)? }));
+            json!({ "backend": "nomad", "runs": all(&spec).map(both).collect::<Result<Vec<_>, _>>()? })
+        }
+    })
+}
+
+fn all(spec: &Spec) -> impl Iterator<Item = Run> {
+    let tests = tests(spec).into_iter();
+    std::iter::once(Run::Build)
+        .chain(tests)
+        .chain([Run::Publish])
+}
+
+/// A job, as far as it can be known before: its id is an example, and what a build gives is made up of zeros.
+fn example(
+    config: JobConfig,
+    spec: &Spec,
+    registry: Option<&str>,
+    prefix: &str,
+) -> anyhow::Result<Job> {
     let mut job = Job::new(JobId::of_key("render"), config, jiff::Timestamp::UNIX_EPOCH);
     job.built = Some(Built {
         commit: None,
         image_id: "0".repeat(64),
-        temporary: spec.temporary(job.id, local.registry.as_deref(), &local.temp_prefix),
+        temporary: spec.temporary(job.id, registry, prefix),
         digest: format!("sha256:{}", "0".repeat(64)).parse()?,
     });
-    let mut runs = vec![Run::Build];
-    runs.extend(tests(spec));
-    runs.push(Run::Publish);
-    let runs = runs.into_iter().map(|run| {
-        let work = work_of(&job, run, local)?;
-        anyhow::Ok(json!({ "run": run, "work": work }))
-    });
-    let runs: Vec<Value> = runs.collect::<Result<_, _>>()?;
-    Ok(json!({ "backend": "local", "runs": runs }))
+    Ok(job)
 }

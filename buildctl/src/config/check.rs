@@ -541,12 +541,7 @@ fn credentials(
     let mut credentials = BTreeMap::new();
     for (path, text) in map {
         let key = format!("credentials.{path}");
-        let here = match places.parse(&key, text)? {
-            here @ (SecretRef::File(_) | SecretRef::Env(_)) => here,
-            SecretRef::Vault(_) | SecretRef::NomadVariable(_) => {
-                return Err(places.wrong(&key, format!("`{text}` is no `file:` and no `env:`")));
-            }
-        };
+        let here = places.parse(&key, text)?;
         match places.parse(&key, path)? {
             SecretRef::Vault(path) => credentials.insert(path, here),
             _ => return Err(places.wrong(&key, format!("`{path}` is no path of Vault's"))),

@@ -235,8 +235,8 @@ fn what_is_wrong_is_told_with_its_line_and_key() {
         ("limits: {test: {cpu: 0}}\n", ["limits.test.cpu", "above 0"]),
         ("logs: {max_bytes: 1}\n", ["logs.max_bytes", "4096"]),
         (
-            "credentials: {a/b: nomad:x}\n",
-            ["credentials.a/b", "nomad:x"],
+            "credentials: {a/b: nomad:x y}\n",
+            ["credentials.a/b", "nomad:x y"],
         ),
         ("backend: docker\n", ["backend", "local, nomad"]),
     ] {
@@ -289,15 +289,15 @@ fn a_named_token_file_wins_over_the_variable_only_from_the_command_or_environmen
 }
 
 #[test]
-fn credentials_map_paths_of_vault_to_this_machine() {
+fn credentials_map_paths_of_vault_to_where_they_are() {
     let config = of(
-        "credentials:\n  secret/ci/git: env:CI_GIT\n  vault:a/b: file:/x\n",
+        "credentials:\n  secret/ci/git: env:CI_GIT\n  vault:a/b: file:/x\n  c: nomad:ci/c\n",
         &[],
     );
     let at = |path: &str| config.credentials[path].to_string();
     assert_eq!(
-        (at("secret/ci/git"), at("a/b")),
-        ("env:CI_GIT".into(), "file:/x".into())
+        (at("secret/ci/git"), at("a/b"), at("c")),
+        ("env:CI_GIT".into(), "file:/x".into(), "nomad:ci/c".into())
     );
 }
 

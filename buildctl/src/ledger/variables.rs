@@ -402,9 +402,10 @@ fn items(job: &Job) -> Result<BTreeMap<&'static str, String>, LedgerError> {
         .map_err(|error| refused(error.to_string()))?;
     let encoded = STANDARD.encode(deflated);
     if DEFLATED.len() + encoded.len() > LONGEST {
-        return Err(refused(format!(
-            "it has {} bytes, {} when deflated, and a Nomad variable holds {LONGEST}; \
+        return Err(LedgerError::TooLong(format!(
+            "the record of job {} cannot be kept: it has {} bytes, {} when deflated, and a Nomad variable holds {LONGEST}; \
              say less in its commands, arguments and labels",
+            job.id,
             text.len(),
             encoded.len()
         )));

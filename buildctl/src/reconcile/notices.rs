@@ -18,6 +18,13 @@ const ATTEMPTS: u32 = 3;
 /// How long an attempt is given before it counts as made by somebody who is gone: more than a post may take.
 const LEASE: Duration = Duration::from_mins(1);
 
+/// How many notices that are delivered or given up a record keeps: a job has fewer events, and a record has to fit where ledgers
+/// keep it.
+const KEPT: usize = 8;
+
+/// How much is kept of what a receiver said, in characters.
+const WORDS: usize = 300;
+
 /// The namespace of deliveries.
 const DELIVERIES: Uuid = Uuid::from_u128(0x8f0f_62ce_41f5_4c8e_8dd4_6f6b_52b3_96d1);
 
@@ -94,7 +101,26 @@ pub(super) fn delivered(notices: &mut [Notice], delivery: Uuid, result: &Deliver
         }
     };
     notice.due = due;
-    notice.result = Some(text);
+    notice.result = Some(brief(text, WORDS));
+}
+
+/// The beginning of a text that is too long.
+pub(super) fn brief(text: String, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text,
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// Forgets the oldest of those that nothing is left to do for.
+pub(super) fn bound(notices: &mut Vec<Notice>) {
+    let over = notices.iter().filter(|notice| notice.due.is_none()).count();
+    let mut excess = over.saturating_sub(KEPT);
+    notices.retain(|notice| {
+        let goes = notice.due.is_none() && excess > 0;
+        excess -= usize::from(goes);
+        !goes
+    });
 }
 
 /// Whose turn it is; counts the attempt.
@@ -117,4 +143,45 @@ pub(super) fn next(notices: &mut [Notice], now: Timestamp) -> Turn {
         notice.result.get_or_insert_with(given_up);
     }
     Turn::Nobody
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_keeps_what_is_undelivered_and_the_last_of_the_rest() {
+        let now = Timestamp::from_second(1_763_000_000).unwrap();
+        let notice = |index: usize| Notice {
+            event: format!("event.{index}"),
+            delivery: Uuid::from_u128(index as u128),
+            at: now,
+            attempts: 1,
+            due: index.is_multiple_of(5).then_some(now),
+            result: None,
+        };
+        let mut notices: Vec<Notice> = (0..50).map(notice).collect();
+        bound(&mut notices);
+        let (due, done): (Vec<_>, Vec<_>) = notices.iter().partition(|it| it.due.is_some());
+        assert_eq!((due.len(), done.len()), (10, KEPT));
+        assert_eq!(done.last().unwrap().event, "event.49");
+        assert_eq!(done[0].event, "event.41");
+    }
+
+    #[test]
+    fn what_a_receiver_says_is_kept_in_brief() {
+        let now = Timestamp::from_second(1_763_000_000).unwrap();
+        let mut notices = vec![Notice {
+            event: "job.failed".to_owned(),
+            delivery: Uuid::nil(),
+            at: now,
+            attempts: 1,
+            due: Some(now),
+            result: None,
+        }];
+        let said = Delivery::Failed("ä".repeat(100_000));
+        delivered(&mut notices, Uuid::nil(), &said, now);
+        let kept = notices[0].result.as_ref().unwrap();
+        assert_eq!(kept.chars().count(), WORDS + 1, "and an ellipsis");
+    }
 }

@@ -12,6 +12,9 @@ use crate::{
     phase::{Built, Ending, FailureKind, Observed, Outcome, Phase, Progress, Run, RunFailure},
 };
 
+/// How much of a run's words a record keeps, in characters.
+const WORDS: usize = 2000;
+
 /// Takes a newer observation of a run in. An ended run stays as it is, and none goes back.
 pub(super) fn merge(known: &mut Observed, new: &Observed, now: Timestamp) {
     let progress = match (&known.progress, &new.progress) {
@@ -24,12 +27,32 @@ pub(super) fn merge(known: &mut Observed, new: &Observed, now: Timestamp) {
         }
         (_, new) => new.clone(),
     };
-    known.progress = progress;
+    known.progress = told_briefly(progress);
     known.place = new.place.clone().or_else(|| known.place.take());
     known.started_at = known.started_at.or(new.started_at);
     known.ended_at = known.ended_at.or(new.ended_at);
     if known.progress == Progress::Running {
         known.started_at.get_or_insert(now);
+    }
+}
+
+/// A job may have many runs, and its record has to fit where ledgers keep it: nobody's words may fill it.
+fn told_briefly(progress: Progress) -> Progress {
+    let cut = |text: String| super::notices::brief(text, WORDS);
+    match progress {
+        Progress::Waiting { reason, since } => Progress::Waiting {
+            reason: reason.map(cut),
+            since,
+        },
+        Progress::Ended {
+            ending: Ending::Failed(failure),
+        } => Progress::Ended {
+            ending: Ending::Failed(RunFailure {
+                message: cut(failure.message),
+                ..failure
+            }),
+        },
+        other => other,
     }
 }
 
@@ -120,7 +143,8 @@ impl Round<'_> {
         if let Some(observed) = self.job.runs.get_mut(&run)
             && matches!(observed.progress, Progress::Waiting { .. })
         {
-            observed.progress = failed(FailureKind::Infrastructure, why.to_owned());
+            let why = super::notices::brief(why.to_owned(), WORDS);
+            observed.progress = failed(FailureKind::Infrastructure, why);
         }
     }
 

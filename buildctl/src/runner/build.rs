@@ -2,8 +2,10 @@
 //! has. Nothing is tagged in the store: an image is known by its id, so that builds that share a store cannot mix theirs up.
 
 use std::{
+    ffi::OsString,
     fmt::Write as _,
     fs,
+    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -191,35 +193,26 @@ fn bud(
     })?;
     let Workshop { buildah, place, .. } = workshop;
     let registries = &session.work.registries;
-    let host = build.temporary.repository.host();
-    let iid = place.file("iid");
-    let mut call = buildah
-        .call_with(workshop.registries(registries)?.as_deref(), "bud")
-        .args(["--layers", "--force-rm"])
-        .option("--isolation", &buildah.isolation)
-        .option("--iidfile", &iid)
-        .option(
-            "--secret",
-            format!("id={MARK},src={}", place.file("mark").display()),
-        )
-        .option("--file", &dockerfile);
-    call = with_options(call, options);
-    if workshop.no_cache {
-        call = call.arg("--no-cache");
-    }
-    if let Some(login) = login {
-        call = call.option("--authfile", login);
-    }
-    if let Some(folder) = certificates(registries, host) {
-        call = call.option("--cert-dir", folder);
-    }
+    let mut files = Vec::new();
     for (index, (id, value)) in secrets.iter().enumerate() {
-        let path = place.keep(&format!("secrets/{index}"), value.expose().as_bytes())?;
-        call = call.option("--secret", format!("id={id},src={}", path.display()));
+        let path = place.keep(&secret_file(index), value.expose().as_bytes())?;
+        files.push((id.as_str(), path));
     }
+    let iid = place.file("iid");
+    let bud = Bud {
+        registries: workshop.registries(registries)?,
+        iid: iid.clone(),
+        mark: place.file("mark"),
+        dockerfile,
+        context,
+        no_cache: workshop.no_cache,
+        login: login.map(Path::to_owned),
+        certificates: certificates(registries, build.temporary.repository.host()),
+        secrets: files,
+    };
     let what = format!("--file {} {}", options.dockerfile, options.context);
     session.say(format!("build: buildah bud {}", what.trim_end()));
-    let ended = session.program(&call.arg("--").arg(context))?;
+    let ended = session.program(&bud.call(buildah, options))?;
     if !ended.status.success() {
         return Err(explain::build(
             session,
@@ -229,6 +222,76 @@ fn bud(
     }
     let id = fs::read_to_string(&iid).map_err(|error| Halt::io(iid.display(), &error))?;
     Ok(id.trim().trim_start_matches("sha256:").to_owned())
+}
+
+/// The file of a build secret, in the run's folder.
+pub(super) fn secret_file(index: usize) -> String {
+    format!("secrets/{index}")
+}
+
+/// Everything that a call of `buildah bud` is made from, besides what the user wants of it.
+pub(super) struct Bud<'w> {
+    /// Configuration of registries.
+    pub(super) registries: Option<PathBuf>,
+    /// Where Buildah writes the image's id.
+    pub(super) iid: PathBuf,
+    /// The file that marks the run's containers.
+    pub(super) mark: PathBuf,
+    /// What to build by.
+    pub(super) dockerfile: PathBuf,
+    /// From what.
+    pub(super) context: PathBuf,
+    /// Whether cached layers must not be used.
+    pub(super) no_cache: bool,
+    /// The file with logins.
+    pub(super) login: Option<PathBuf>,
+    /// The folder of the registry's certificates.
+    pub(super) certificates: Option<PathBuf>,
+    /// Ids of build secrets, and their files.
+    pub(super) secrets: Vec<(&'w str, PathBuf)>,
+}
+
+impl Bud<'_> {
+    /// The call.
+    pub(super) fn call(&self, buildah: &Buildah, options: &BuildOptions) -> Call {
+        let mark = format!("id={MARK},src={}", self.mark.display());
+        let mut call = buildah
+            .call_with(self.registries.as_deref(), "bud")
+            .args(["--layers", "--force-rm"])
+            .option("--isolation", &buildah.isolation)
+            .option("--iidfile", &self.iid)
+            .option("--secret", mark)
+            .option("--file", one_of_list(&self.dockerfile));
+        call = with_options(call, options);
+        if self.no_cache {
+            call = call.arg("--no-cache");
+        }
+        if let Some(login) = &self.login {
+            call = call.option("--authfile", login);
+        }
+        if let Some(folder) = &self.certificates {
+            call = call.option("--cert-dir", folder);
+        }
+        for (id, path) in &self.secrets {
+            call = call.option("--secret", format!("id={id},src={}", path.display()));
+        }
+        call.arg("--").arg(&self.context)
+    }
+}
+
+/// A path for an option that takes a list with commas, as CSV: what else is in the path is the path's.
+fn one_of_list(path: &Path) -> OsString {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if !bytes.iter().any(|byte| b",\"\r\n".contains(byte)) {
+        return path.into();
+    }
+    let mut quoted = vec![b'"'];
+    for byte in bytes {
+        quoted.extend((*byte == b'"').then_some(b'"'));
+        quoted.push(*byte);
+    }
+    quoted.push(b'"');
+    OsString::from_vec(quoted)
 }
 
 fn with_options(mut call: Call, options: &BuildOptions) -> Call {
@@ -247,6 +310,28 @@ fn with_options(mut call: Call, options: &BuildOptions) -> Call {
     call
 }
 
+/// The call that pushes an image, and writes the digest of its manifest to a file.
+pub(super) fn push_call(
+    buildah: &Buildah,
+    registries: &Registries,
+    (image, temporary): (&str, &Reference),
+    digest: &Path,
+    login: Option<&Path>,
+) -> Call {
+    let host = temporary.repository.host();
+    let mut call = buildah.call("push").option("--digestfile", digest);
+    if registries.insecure.iter().any(|insecure| insecure == host) {
+        call = call.arg("--tls-verify=false");
+    }
+    if let Some(login) = login {
+        call = call.option("--authfile", login);
+    }
+    if let Some(folder) = certificates(registries, host) {
+        call = call.option("--cert-dir", folder);
+    }
+    call.arg(image).arg(format!("docker://{temporary}"))
+}
+
 /// Pushes, again if nobody answered, and returns the digest of the manifest that the registry has accepted.
 fn push(
     session: &mut Session<'_>,
@@ -256,22 +341,18 @@ fn push(
     image: &str,
 ) -> Result<Digest, Halt> {
     let file = workshop.place.file("digest");
-    let host = temporary.repository.host().to_owned();
     let registries = &session.work.registries;
     session.say(format!("build: push {temporary}"));
     let mut waits = WAITS.into_iter();
     loop {
-        let mut call = workshop.buildah.call("push").option("--digestfile", &file);
-        if registries.insecure.contains(&host) {
-            call = call.arg("--tls-verify=false");
-        }
-        if let Some(login) = login {
-            call = call.option("--authfile", login);
-        }
-        if let Some(folder) = certificates(registries, &host) {
-            call = call.option("--cert-dir", folder);
-        }
-        let ended = session.program(&call.arg(image).arg(format!("docker://{temporary}")))?;
+        let call = push_call(
+            &workshop.buildah,
+            registries,
+            (image, temporary),
+            &file,
+            login,
+        );
+        let ended = session.program(&call)?;
         if ended.status.success() {
             break;
         }
@@ -324,5 +405,21 @@ fn take_back(session: &mut Session<'_>, temporary: &Reference, auths: crate::reg
         Err(error) => session.say(format!(
             "build: {temporary} may be left in the registry: {error}"
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_path_whatever_is_in_it() {
+        for (path, written) in [
+            ("/s/Docker file'$x", "/s/Docker file'$x"),
+            ("/s/x,/etc/shadow", "\"/s/x,/etc/shadow\""),
+            ("/s/a\"b", "\"/s/a\"\"b\""),
+        ] {
+            assert_eq!(one_of_list(Path::new(path)), written, "{path}");
+        }
     }
 }

@@ -67,6 +67,23 @@ pub(super) fn fetch(
     })
 }
 
+/// The calls that fetch a commit, if everything goes well; `folder` is the run's.
+pub(super) fn calls(folder: &Path, url: &str, reference: &str, commit: &str) -> Vec<Call> {
+    let git = Git {
+        home: folder.join("home"),
+        repository: folder.join("git"),
+        tree: folder.join("source"),
+        ssh: String::new(),
+        protocols: "",
+        shown: String::new(),
+    };
+    vec![
+        git.init_call(),
+        git.fetch_call(url, reference),
+        git.check_out_call(commit),
+    ]
+}
+
 struct Git {
     home: PathBuf,
     repository: PathBuf,
@@ -94,6 +111,23 @@ impl Git {
             .option("--work-tree", &self.tree)
     }
 
+    fn init_call(&self) -> Call {
+        let call = self.call().arg("init").arg("--quiet");
+        call.option("--template", "")
+    }
+
+    fn fetch_call(&self, url: &str, reference: &str) -> Call {
+        let call = self
+            .call()
+            .args(["fetch", "--quiet", "--no-tags", "--depth=1", "--"]);
+        call.arg(url).arg(reference)
+    }
+
+    fn check_out_call(&self, commit: &str) -> Call {
+        let call = self.call().args(["checkout", "--quiet", "--force"]);
+        call.args(["--detach", commit])
+    }
+
     fn run(&self, session: &mut Session<'_>, call: &Call) -> Result<Ended, Halt> {
         let ended = session.program(call)?;
         if ended.status.success() {
@@ -105,21 +139,13 @@ impl Git {
 
     fn init(&self, session: &mut Session<'_>) -> Result<(), Halt> {
         super::place::folder(&self.tree).map_err(|error| Halt::io(self.tree.display(), &error))?;
-        let call = self
-            .call()
-            .arg("init")
-            .arg("--quiet")
-            .option("--template", "");
-        self.run(session, &call).map(drop)
+        self.run(session, &self.init_call()).map(drop)
     }
 
     /// Fetches the one commit, or, where the server does not give single commits away or only the beginning of an id is known,
     /// everything.
     fn fetch(&self, session: &mut Session<'_>, url: &str, reference: &str) -> Result<String, Halt> {
-        let one = self
-            .call()
-            .args(["fetch", "--quiet", "--no-tags", "--depth=1"]);
-        let ended = session.program(&one.arg("--").arg(url).arg(reference))?;
+        let ended = session.program(&self.fetch_call(url, reference))?;
         if ended.status.success() {
             return self.resolve(session, "FETCH_HEAD");
         }
@@ -153,10 +179,7 @@ impl Git {
     }
 
     fn check_out(&self, session: &mut Session<'_>, commit: &str) -> Result<(), Halt> {
-        let call = self
-            .call()
-            .args(["checkout", "--quiet", "--force", "--detach", commit]);
-        self.run(session, &call).map(drop)
+        self.run(session, &self.check_out_call(commit)).map(drop)
     }
 
     fn explain_fetch(&self, ended: &Ended, reference: &str) -> Halt {

@@ -145,6 +145,17 @@ impl Call {
         self
     }
 
+    /// What is typed to do the same.
+    pub(super) fn words(&self) -> Vec<String> {
+        let args = self
+            .args
+            .iter()
+            .map(|arg| arg.to_string_lossy().into_owned());
+        std::iter::once(self.program.to_owned())
+            .chain(args)
+            .collect()
+    }
+
     /// It cleans up: it runs even in a run that was told to stop, but no longer than this.
     pub(super) fn cleaning_up(mut self, limit: Duration) -> Self {
         self.cleanup = Some(limit);

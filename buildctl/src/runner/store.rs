@@ -36,6 +36,26 @@ pub(super) struct Buildah {
 }
 
 impl Buildah {
+    /// Buildah as it is called once a storage driver is known: the one that is asked for, else the first that is tried.
+    pub(super) fn nominal(storage: &Storage) -> Self {
+        let paths = [("--root", &storage.root), ("--runroot", &storage.runroot)];
+        let paths = paths.into_iter().filter_map(|(flag, path)| {
+            let path: OsString = path.clone()?.into();
+            Some([flag.into(), path])
+        });
+        let driver = storage.driver.as_deref().unwrap_or(match storage.root {
+            Some(_) => "overlay",
+            None => "",
+        });
+        let isolation = storage.isolation.clone();
+        Self {
+            root: storage.root.clone().unwrap_or_else(|| "STORE".into()),
+            flags: paths.flatten().chain(driver_flags(driver)).collect(),
+            isolation: isolation.unwrap_or_else(|| "chroot".to_owned()),
+            own: storage.root.is_some(),
+        }
+    }
+
     /// Finds a storage driver that works here, or takes the one that is asked for or that worked before.
     pub(super) fn open(session: &mut Session<'_>, storage: &Storage) -> Result<Self, Halt> {
         let mut base: Vec<OsString> = Vec::new();
@@ -88,6 +108,11 @@ impl Buildah {
         Err(Halt::infrastructure(format!(
             "Buildah has no storage here: {why}"
         )))
+    }
+
+    /// The store's folder.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The store's own things.

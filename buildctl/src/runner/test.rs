@@ -1,7 +1,7 @@
 //! A test: one command in a container of the image that was pushed, by its digest, as the image says (environment, folder, user;
 //! entry point and command, if it is the image itself that is tested). The container is removed whatever happens.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use runyard_common::secret::Secret;
 use serde::Deserialize;
@@ -10,8 +10,9 @@ use super::{
     build::{Workshop, certificates},
     credentials, explain,
     halt::Halt,
-    session::Session,
-    work::SecretEnv,
+    session::{Call, Session},
+    store::Buildah,
+    work::{SecretEnv, Work},
 };
 use crate::{names::Reference, phase::Outcome};
 
@@ -65,29 +66,37 @@ fn work(session: &mut Session<'_>, workshop: &Workshop, test: &Test<'_>) -> Resu
         None => own_command(session, workshop, test.image)?,
     };
     hand_over(session, workshop, &container, &secrets)?;
-    let mut call = workshop
-        .buildah
+    let shown = test.command.unwrap_or("the image's entry point");
+    session.say(format!("test: {shown}"));
+    let call = run_call(&workshop.buildah, test, &container, &command);
+    let ended = session.program(&call)?;
+    if ended.status.success() {
+        Ok(())
+    } else {
+        Err(explain::test(session, &ended, shown))
+    }
+}
+
+/// The call that runs a test in its container.
+pub(super) fn run_call(
+    buildah: &Buildah,
+    test: &Test<'_>,
+    container: &str,
+    command: &[String],
+) -> Call {
+    let mut call = buildah
         .call("run")
-        .option("--isolation", &workshop.buildah.isolation);
+        .option("--isolation", &buildah.isolation);
     for (name, value) in test.env {
         call = call.option("--env", format!("{name}={value}"));
     }
     if test.gpu {
         call = call.option("--env", "NVIDIA_VISIBLE_DEVICES=all");
     }
-    let shown = test.command.unwrap_or("the image's entry point");
-    session.say(format!("test: {shown}"));
-    let call = call.arg(&container).arg("--");
-    let ended = session.program(&match through_shell(&command) {
-        Some(command) if workshop.buildah.isolation == "chroot" => {
-            call.args(command).with_direct_words()
-        }
+    let call = call.arg(container).arg("--");
+    match through_shell(command) {
+        Some(command) if buildah.isolation == "chroot" => call.args(command).with_direct_words(),
         _ => call.args(command),
-    })?;
-    if ended.status.success() {
-        Ok(())
-    } else {
-        Err(explain::test(session, &ended, shown))
     }
 }
 
@@ -105,43 +114,61 @@ fn through_shell(command: &[String]) -> Option<Vec<String>> {
     })
 }
 
+/// The call that makes a container of the image.
+pub(super) fn from_call(
+    buildah: &Buildah,
+    work: &Work,
+    image: &Reference,
+    login: Option<&Path>,
+    devices: &[String],
+) -> Call {
+    let (host, registries) = (image.repository.host(), &work.registries);
+    let mut call = buildah
+        .call("from")
+        .arg("--quiet")
+        .option("--name", super::place::name(work))
+        .option("--isolation", &buildah.isolation);
+    if registries.insecure.iter().any(|insecure| insecure == host) {
+        call = call.arg("--tls-verify=false");
+    }
+    if let Some(login) = login {
+        call = call.option("--authfile", login);
+    }
+    if let Some(folder) = certificates(registries, host) {
+        call = call.option("--cert-dir", folder);
+    }
+    for device in devices {
+        call = call.option("--device", device);
+    }
+    call.arg(image.to_string()).captured()
+}
+
 /// Makes the container, with a name by which it is found whatever becomes of this run.
 fn container(
     session: &mut Session<'_>,
     workshop: &Workshop,
     test: &Test<'_>,
 ) -> Result<String, Halt> {
-    let host = test.image.repository.host().to_owned();
-    let auths = credentials::auths(session, &[&host])?;
-    let registries = &session.work.registries;
-    let name = super::place::name(session.work);
-    let mut call = workshop
-        .buildah
-        .call("from")
-        .arg("--quiet")
-        .option("--name", &name)
-        .option("--isolation", &workshop.buildah.isolation);
-    if registries.insecure.contains(&host) {
-        call = call.arg("--tls-verify=false");
-    }
-    if !auths.is_empty() {
-        let login = workshop
-            .place
-            .keep("auth.json", auths.to_file().expose().as_bytes())?;
-        call = call.option("--authfile", login);
-    }
-    if let Some(folder) = certificates(registries, &host) {
-        call = call.option("--cert-dir", folder);
-    }
-    if test.gpu {
-        for device in gpus()? {
-            call = call.option("--device", device);
-        }
-    }
+    let auths = credentials::auths(session, &[test.image.repository.host()])?;
+    let login = if auths.is_empty() {
+        None
+    } else {
+        let text = auths.to_file();
+        Some(workshop.place.keep("auth.json", text.expose().as_bytes())?)
+    };
+    let devices = if test.gpu { gpus()? } else { Vec::new() };
+    let work = session.work;
+    let call = from_call(
+        &workshop.buildah,
+        work,
+        test.image,
+        login.as_deref(),
+        &devices,
+    );
     session.say(format!("test: buildah from {}", test.image));
-    let ended = session.program(&call.arg(test.image.to_string()).captured())?;
+    let ended = session.program(&call)?;
     if ended.status.success() {
-        return Ok(name);
+        return Ok(super::place::name(work));
     }
     let error = ended.heard.errors.back().cloned().unwrap_or_default();
     let error = error.trim_start_matches("Error: ").to_owned();
@@ -237,7 +264,7 @@ fn gpus() -> Result<Vec<String>, Halt> {
     let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
     let mut devices: Vec<String> = entries
         .filter_map(|entry| entry.path().to_str().map(str::to_owned))
-        .filter(|path| path.starts_with("/dev/nvidia") && !std::path::Path::new(path).is_dir())
+        .filter(|path| path.starts_with("/dev/nvidia") && !Path::new(path).is_dir())
         .collect();
     devices.sort();
     if devices.is_empty() {

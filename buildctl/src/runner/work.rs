@@ -38,6 +38,9 @@ pub struct Work {
     /// Most memory that the run may use, in bytes, where the machine can hold it to that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
+    /// What whoever reads the log should know of how this came to be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// What to do.

@@ -44,7 +44,7 @@ pub(crate) use wire::absent;
 use self::{
     events::Feed,
     logs::Logs,
-    observe::{Sight, Verdict},
+    observe::{Exit, Sight, Verdict},
     result::Ended,
     wire::NomadJob,
 };
@@ -53,7 +53,7 @@ use crate::{
     config::Tier,
     job::{Job, JobId},
     logs::{Chunk, Position},
-    phase::{Ending, Observed, Progress, Run},
+    phase::{Ending, FailureKind, Observed, Progress, Run, RunFailure},
 };
 
 /// Between looks at runs that are ending.
@@ -87,7 +87,8 @@ impl NomadScheduler {
         self.0.api.clone()
     }
 
-    /// Whether Buildah works in a task of each of these tiers, found out by a job that tries.
+    /// Whether Buildah works in a task of each of these tiers, found out by a job that tries. A tier that does not work is a
+    /// failure if it is the configured one. Without containers there are no tiers, and one finding.
     pub async fn probe(&self, tiers: &[Tier]) -> Vec<Finding> {
         doctor::probe(&self.0.api, &self.0.settings, tiers).await
     }
@@ -218,8 +219,21 @@ impl NomadScheduler {
         let progress = match sight.verdict {
             Verdict::Waiting { reason, since } => Progress::Waiting { reason, since },
             Verdict::Running => Progress::Running,
-            Verdict::Cancelled => ended(Ending::Cancelled),
-            Verdict::Failed(failure) => ended(Ending::Failed(failure)),
+            Verdict::Cancelled | Verdict::Evicted(_) => {
+                let told = self.told(job, run, known, &sight).await?;
+                ended(match (told, sight.verdict) {
+                    // It was through, or knows what it left.
+                    (Some(told), _) if told != Ending::Cancelled => told,
+                    (_, Verdict::Evicted(why)) => evicted(why),
+                    _ => Ending::Cancelled,
+                })
+            }
+            Verdict::Failed(mut failure) => {
+                if run == Run::Publish && failure.kind == FailureKind::NodeLost {
+                    failure.message += "; which tags it had moved by then only the registry knows";
+                }
+                ended(Ending::Failed(failure))
+            }
             Verdict::Exited(exit) => {
                 let end = Ended {
                     job,
@@ -241,6 +255,28 @@ impl NomadScheduler {
         })
     }
 
+    /// What a task that was ended says itself of its run.
+    async fn told(
+        &self,
+        job: &Job,
+        run: Run,
+        known: &NomadJob,
+        sight: &Sight,
+    ) -> Result<Option<Ending>, SchedulerError> {
+        let Some(allocation) = &sight.allocation else {
+            return Ok(None);
+        };
+        let end = Ended {
+            job,
+            run,
+            kind: known.kind(),
+            exit: Exit::default(),
+            allocation,
+            at: sight.ended_at,
+        };
+        Ok(end.told(&self.0.api).await?)
+    }
+
     /// Stops a run, waits until it has ended, and has Nomad forget it.
     async fn remove(&self, known: &NomadJob, deadline: Instant) -> Result<(), SchedulerError> {
         if !self.sight(known).await?.verdict.is_over() {
@@ -259,6 +295,15 @@ impl NomadScheduler {
         }
         Ok(self.0.api.deregister(&known.id, true).await?)
     }
+}
+
+fn evicted(why: String) -> Ending {
+    Ending::Failed(RunFailure {
+        kind: FailureKind::NodeLost,
+        message: why,
+        moved: Vec::new(),
+        built: None,
+    })
 }
 
 fn is_over(observed: &Observed) -> bool {

@@ -1,11 +1,7 @@
 //! The Nomad backend on a real agent: the contracts that it keeps on the fake, so that the fake cannot drift; and a whole job with
 //! real Buildah, from a repository to a published tag.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use buildctl::{
@@ -14,7 +10,7 @@ use buildctl::{
     ledger::{SharedLedger, variables::VariableLedger},
     logs::Position,
     names::Version,
-    phase::{Built, Ending, Outcome, Progress, Run},
+    phase::{Built, Ending, FailureKind, Outcome, Progress, Run},
     scheduler::{
         Scheduler, SharedScheduler, Started,
         nomad::{NomadApi, NomadScheduler, NomadSettings, Runner},
@@ -26,7 +22,7 @@ use runyard_common::{
     doctor::Verdict,
     testing::{patience, tool_binary},
 };
-use tokio::{sync::Mutex, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
     contract::{
@@ -34,7 +30,7 @@ use crate::{
         scheduler::{Script, Stage, scheduler_contract},
     },
     nomad_agent::Agent,
-    nomad_site::{config, job_of, settings},
+    nomad_site::{config, job_of, settings, submitted},
     support::{Registry, Repository},
 };
 
@@ -45,7 +41,7 @@ ledger_contract!(real_ledger, async { Site::new().await });
 const DOCKERFILE: &str = "FROM scratch\nCOPY busybox /bin/sh\nRUN echo built\n";
 
 /// Whether everything is here that images are built and kept with.
-fn ready() -> bool {
+pub(crate) fn ready() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_there =
         |program: &&&str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
@@ -57,34 +53,41 @@ fn ready() -> bool {
     missing.is_empty()
 }
 
-/// The cluster of all tests that run at once: each has a namespace. It ends with the last of
-/// them.
-static AGENT: Mutex<Weak<Agent>> = Mutex::const_new(Weak::new());
-
 struct Site {
     settings: NomadSettings,
     scheduler: NomadScheduler,
     folder: PathBuf,
-    _agent: Arc<Agent>,
+    agent: Arc<Agent>,
 }
 
 impl Site {
     async fn new() -> Option<Self> {
-        let mut last = AGENT.lock().await;
-        let agent = match last.upgrade() {
-            Some(agent) => agent,
-            None => Arc::new(tokio::task::spawn_blocking(Agent::start).await.unwrap()?),
-        };
-        *last = Arc::downgrade(&agent);
+        let agent = tokio::task::spawn_blocking(Agent::shared);
+        Some(Self::on(agent.await.unwrap()?).await)
+    }
+
+    async fn on(agent: Arc<Agent>) -> Self {
         let folder = agent.folder().join(JobId::random().to_string());
         let mut settings = settings(&agent.address, &folder);
-        settings.nomad.namespace = agent.namespace().await;
-        Some(Self {
+        let of_agent = Arc::clone(&agent);
+        let namespace = tokio::task::spawn_blocking(move || of_agent.namespace());
+        settings.nomad.namespace = namespace.await.unwrap();
+        Self {
             scheduler: NomadScheduler::open(settings.clone()).unwrap(),
             settings,
             folder,
-            _agent: agent,
-        })
+            agent,
+        }
+    }
+
+    /// Asks the agent something that blocks.
+    async fn agent_call<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Agent) -> T + Send + 'static,
+    ) -> T {
+        let agent = Arc::clone(&self.agent);
+        let asked = tokio::task::spawn_blocking(move || ask(&agent));
+        asked.await.unwrap()
     }
 
     async fn ending(&self, job: &Job, run: Run) -> Ending {
@@ -211,4 +214,78 @@ async fn build(site: &Site, job: &Job) -> Built {
         } => built,
         other => panic!("{other:?}: {}", site.log(job, Run::Build).await),
     }
+}
+
+/// Draining needs a node that nobody else uses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_whose_node_is_drained_ends_once_and_nobody_is_said_to_have_killed_it() {
+    let agent = tokio::task::spawn_blocking(Agent::start).await.unwrap();
+    let Some(agent) = agent else {
+        return;
+    };
+    let site = Site::on(Arc::new(agent)).await;
+    let gate = site.folder.join("gate");
+    let script = format!(
+        "echo began >> {0}.count; until [ -e {0} ]; do sleep 0.1; done",
+        gate.display()
+    );
+    let job = submitted(&site.folder, &[(Run::Build, script.as_str())]);
+    site.scheduler.start(&job, Run::Build).await.unwrap();
+    let progress = async |wanted: fn(&Progress) -> bool| {
+        let mut changes = site.scheduler.changes();
+        let seen = async {
+            loop {
+                let all = site.scheduler.observe(&job).await.unwrap();
+                if let Some(seen) = all.into_iter().find(|seen| wanted(&seen.progress)) {
+                    return seen.progress;
+                }
+                while changes.next().await != Some(job.id) {}
+            }
+        };
+        timeout(patience() * 2, seen)
+            .await
+            .expect("it comes to that")
+    };
+    progress(|it| matches!(it, Progress::Running)).await;
+    let count = gate.with_extension("count");
+    while !count.exists() {
+        tokio::task::yield_now().await;
+    }
+
+    let node = site.agent_call(|agent| agent.list("/v1/nodes")).await[0]["ID"].clone();
+    let node = node.as_str().unwrap().to_owned();
+    let drain = format!("/v1/node/{node}/drain");
+    let spec = serde_json::json!({"DrainSpec": {"Deadline": -1}, "MarkEligible": false});
+    let at = drain.clone();
+    site.agent_call(move |agent| agent.put(&at, &spec)).await;
+    // Nobody killed it: it has no place, or (on newer Nomads) failed, and its end is told once.
+    let seen = progress(|it| {
+        let of_nomad = |reason: &String| reason.starts_with("Nomad ended it");
+        matches!(it, Progress::Waiting { reason: Some(reason), .. } if of_nomad(reason))
+            || matches!(it, Progress::Ended { .. })
+    });
+    let seen = seen.await;
+    std::fs::write(&gate, "").unwrap();
+    let eligible = serde_json::json!({"DrainSpec": null, "MarkEligible": true});
+    site.agent_call(move |agent| agent.put(&drain, &eligible))
+        .await;
+    let ended = site.ending(&job, Run::Build).await;
+    let begun = std::fs::read_to_string(&count).unwrap().lines().count();
+    match (&seen, &ended) {
+        (Progress::Ended { ending }, Ending::Failed(failure)) => {
+            assert_eq!(ending, &ended);
+            assert_eq!(failure.kind, FailureKind::NodeLost);
+            assert!(
+                failure.message.starts_with("Nomad ended it on"),
+                "{failure:?}"
+            );
+            assert_eq!(begun, 1, "nobody begins it again");
+        }
+        (Progress::Waiting { .. }, Ending::Succeeded { .. }) => {
+            assert_eq!(begun, 2, "the second one counts");
+        }
+        other => panic!("{other:?}"),
+    }
+    let log = site.log(&job, Run::Build).await;
+    assert!(log.contains("build begins"), "{log}");
 }

@@ -6,11 +6,12 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use runyard_common::{
     crypto,
-    testing::{TempDir, eventually, patience, tempdir},
+    testing::{Output, TempDir, eventually, patience, tempdir},
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -73,14 +74,43 @@ impl Agent {
         self.folder.path()
     }
 
+    /// The one of all tests that run at once: each has a namespace. It ends with the last of them.
+    pub(crate) fn shared() -> Option<Arc<Self>> {
+        static AGENT: Mutex<Weak<Agent>> = Mutex::new(Weak::new());
+        let mut last = AGENT.lock().unwrap_or_else(PoisonError::into_inner);
+        let agent = match last.upgrade() {
+            Some(agent) => agent,
+            None => Arc::new(Self::start()?),
+        };
+        *last = Arc::downgrade(&agent);
+        Some(agent)
+    }
+
     /// A new namespace.
-    pub(crate) async fn namespace(&self) -> String {
+    pub(crate) fn namespace(&self) -> String {
         let name = format!("t-{}", uuid::Uuid::new_v4());
-        let url = format!("{}/v1/namespace", self.address);
-        let body = serde_json::json!({"Name": name}).to_string();
-        let answer = reqwest::Client::new().put(url).body(body).send().await;
-        answer.unwrap().error_for_status().unwrap();
+        self.put("/v1/namespace", &serde_json::json!({"Name": name}));
         name
+    }
+
+    /// Puts a value there, and returns the answer.
+    pub(crate) fn put(&self, path: &str, body: &serde_json::Value) -> String {
+        let url = format!("{}{path}", self.address);
+        let client = reqwest::blocking::Client::new();
+        let answer = client.put(url).body(body.to_string()).send().unwrap();
+        answer.error_for_status().unwrap().text().unwrap()
+    }
+
+    /// What a list there says.
+    pub(crate) fn list(&self, path: &str) -> Vec<serde_json::Value> {
+        serde_json::from_str(&self.get(path).unwrap()).unwrap()
+    }
+
+    /// Runs Nomad's own command line on it.
+    pub(crate) fn command(&self, words: &[&str], input: &str) -> Output {
+        let mut command = Command::new(program().unwrap());
+        command.args(words).env("NOMAD_ADDR", &self.address);
+        Output::with_input(&mut command, input)
     }
 
     /// The body of a GET; none if that is refused.
@@ -129,6 +159,7 @@ ports {{
   serf = {serf}
 }}
 client {{
+  network_interface = "lo"
   options = {{ "fingerprint.denylist" = "env_aws,env_azure,env_digitalocean,env_gce" }}
 }}
 plugin "raw_exec" {{

@@ -148,10 +148,13 @@ impl Gate {
 
     /// A repository whose build waits there.
     pub(crate) fn repository(&self) -> Repository {
+        Repository::with(&format!("{DOCKERFILE}RUN {}\n", self.command()))
+    }
+
+    /// What waits there, for the shell of the image.
+    pub(crate) fn command(&self) -> String {
         let port = self.port();
-        Repository::with(&format!(
-            "{DOCKERFILE}RUN echo waiting && wget -q -O - http://127.0.0.1:{port}/ && echo passed\n"
-        ))
+        format!("echo waiting && wget -q -O - http://127.0.0.1:{port}/ && echo passed")
     }
 
     pub(crate) fn port(&self) -> u16 {

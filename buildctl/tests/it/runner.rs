@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use buildctl::{
     phase::{Built, Ending, FailureKind, Outcome, RunFailure},
     runner::{
-        sweep,
+        commands, sweep,
         work::{Credential, SecretEnv, Task, Work},
     },
     spec::Source,
@@ -895,4 +895,46 @@ fn what_a_test_says_last_needs_no_relay_of_buildahs() {
     assert_eq!(ended.code, Some(1), "{}", ended.log);
     let entry = yard.start_with_path(yard.test(&built, None), &bin).end();
     assert!(entry.log.contains(" O entry ok "), "{}", entry.log);
+}
+
+/// What Buildah and Git were called with, a line each.
+fn calls(yard: &Yard, work: Work) -> (Vec<String>, Built) {
+    let bin = yard.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let calls = yard.path().join("calls");
+    for program in ["buildah", "git"] {
+        let script = format!(
+            "#!/bin/sh\nprintf '{program}' >> {0}; printf ' %s' \"$@\" >> {0}; echo >> {0}\nPATH=${{PATH#*:}} exec {program} \"$@\"\n",
+            calls.display()
+        );
+        fs::write(bin.join(program), script).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(bin.join(program), mode).unwrap();
+    }
+    let built = yard.start_with_path(work, &bin).end().built();
+    let text = fs::read_to_string(calls).unwrap();
+    (text.lines().map(str::to_owned).collect(), built)
+}
+
+#[test]
+fn the_command_lines_that_are_told_before_are_those_that_run() {
+    if !ready() {
+        return;
+    }
+    let registry = Registry::open();
+    let yard = Yard::of(&registry);
+    let repository = Repository::with(DOCKERFILE);
+    let mut work = yard.build(&repository.url(), "main");
+    options(&mut work).args = [("WHO".to_owned(), "a  b".to_owned())].into();
+    let told = commands(&work);
+    let (called, built) = calls(&yard, work);
+    let commit = built.commit.unwrap();
+    for words in &told {
+        let line = words.join(" ");
+        let line = line
+            .replace("COMMIT", &commit)
+            .replace(" IMAGE ", &format!(" {} ", built.image_id));
+        assert!(called.contains(&line), "{line}\nis none of {called:#?}");
+    }
+    assert_eq!(told.len(), 5, "init, fetch, checkout, bud, push");
 }

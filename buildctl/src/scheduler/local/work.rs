@@ -56,6 +56,7 @@ fn work_from(job: &Job, spec: &Spec, run: Run, config: &LocalConfig) -> Result<W
             .as_ref()
             .map(|at| credential(at, DEFAULT_REGISTRY, config)),
         memory: memory(limits),
+        notes: Vec::new(),
     })
 }
 

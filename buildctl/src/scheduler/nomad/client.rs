@@ -109,6 +109,11 @@ impl From<ApiError> for LedgerError {
     fn from(error: ApiError) -> Self {
         match error {
             ApiError::Unreachable { place, why } => Self::Unreachable { place, why },
+            // A token can be mended, and nothing of a job is wrong by it.
+            ApiError::Forbidden { .. } => Self::Unreachable {
+                place: "the ledger in Nomad".to_owned(),
+                why: error.to_string(),
+            },
             other => Self::Refused(other.to_string()),
         }
     }

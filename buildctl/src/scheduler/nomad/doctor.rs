@@ -29,6 +29,8 @@ const LEAST: [u64; 3] = [1, 4, 0];
 const FULL: [u64; 3] = [2, 0, 3];
 /// How long a probe may take.
 const PATIENCE: Duration = Duration::from_mins(3);
+/// How long a probe for which no node has a place is left waiting for one.
+const PLACEMENT: Duration = Duration::from_secs(10);
 
 /// A node, as a list of nodes has it.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -363,26 +365,52 @@ else
 fi
 "#;
 
-/// Tries each tier by a job of its own.
+/// Tries each tier by a job of its own. Processes of the node have no tiers, and are tried once.
 pub(super) async fn probe(
     api: &NomadApi,
     settings: &NomadSettings,
     tiers: &[Tier],
 ) -> Vec<Finding> {
-    join_all(tiers.iter().map(|tier| probe_one(api, settings, *tier))).await
+    if matches!(settings.nomad.driver, Driver::RawExec | Driver::Exec) {
+        let mend = "install buildah and git on the nodes, and let the driver run them (README, \"On Nomad\")";
+        let found = try_once(api, settings).await;
+        return vec![match found {
+            Ok(place) => Finding::ok("buildah", format!("it works in a task (on {place})")),
+            Err(why) => Finding::fail("buildah", why, mend),
+        }];
+    }
+    let tried = join_all(tiers.iter().map(|tier| async {
+        let mut settings = settings.clone();
+        settings.nomad.tier = *tier;
+        (*tier, try_once(api, &settings).await)
+    }));
+    let wanted = settings.nomad.tier;
+    let judged = tried.await.into_iter().map(|(tier, found)| match found {
+        Ok(place) => {
+            let says = format!("Buildah works in a task of this tier (on {place})");
+            Finding::ok(tier_name(tier), says)
+        }
+        Err(why) if tier == wanted => {
+            let why = format!("{why} (nomad.tier is `{}`)", tier_name(tier));
+            Finding::fail(tier_name(tier), why, mend(tier))
+        }
+        Err(why) => Finding::warn(tier_name(tier), why, mend(tier)),
+    });
+    judged.collect()
 }
 
-async fn probe_one(api: &NomadApi, settings: &NomadSettings, tier: Tier) -> Finding {
-    let mut settings = settings.clone();
-    settings.nomad.tier = tier;
-    let check = match tier {
+fn tier_name(tier: Tier) -> &'static str {
+    match tier {
         Tier::Rootless => "rootless",
         Tier::SysAdmin => "sys_admin",
         Tier::Privileged => "privileged",
-    };
-    let id = JobId::random();
-    let name = format!("buildctl-probe-{id}");
-    let job = render::probe(&name, PROBE, &settings);
+    }
+}
+
+/// A job that does what Buildah does: where it worked, or why it did not.
+async fn try_once(api: &NomadApi, settings: &NomadSettings) -> Result<String, String> {
+    let name = format!("buildctl-probe-{}", JobId::random());
+    let job = render::probe(&name, PROBE, settings);
     let found = match api.register(&job).await {
         Ok(_) => outcome(api, &name).await,
         Err(error) => Err(error.to_string()),
@@ -390,13 +418,7 @@ async fn probe_one(api: &NomadApi, settings: &NomadSettings, tier: Tier) -> Find
     if let Err(error) = api.deregister(&name, true).await {
         tracing::warn!(%error, name, "the job of a probe is left");
     }
-    match found {
-        Ok(place) => Finding::ok(
-            check,
-            format!("Buildah works in a task of this tier (on {place})"),
-        ),
-        Err(why) => Finding::warn(check, why, mend(tier)),
-    }
+    found
 }
 
 fn mend(tier: Tier) -> &'static str {
@@ -414,6 +436,7 @@ fn mend(tier: Tier) -> &'static str {
 /// Where a probe worked, or what it said before it failed.
 async fn outcome(api: &NomadApi, name: &str) -> Result<String, String> {
     let deadline = Instant::now() + PATIENCE;
+    let unplaced = Instant::now() + PLACEMENT;
     let words = |error: ApiError| error.to_string();
     loop {
         let known = api.job(name).await.map_err(words)?.unwrap_or_default();
@@ -433,6 +456,11 @@ async fn outcome(api: &NomadApi, name: &str) -> Result<String, String> {
             }
             Verdict::Failed(failure) => return Err(failure.message),
             Verdict::Cancelled => return Err("it was stopped".to_owned()),
+            Verdict::Evicted(why) => return Err(why),
+            Verdict::Waiting {
+                reason: Some(reason),
+                ..
+            } if allocations.is_empty() && Instant::now() >= unplaced => return Err(reason),
             Verdict::Waiting { reason, .. } if Instant::now() >= deadline => {
                 return Err(reason.unwrap_or_else(|| "it found no place".to_owned()));
             }

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //!   position of a stream = number of the file << 40 | offset in it
+//!   the number of the file counts on through allocations: the files of the second one begin at 1 << 16
 //!   an offset in the upper half is one before the file's end: what remains if a distance is taken from a position in the next file
 //! ```
 //!
@@ -28,7 +29,7 @@ use self::page::Source;
 use super::{
     client::{ApiError, NomadApi},
     observe,
-    wire::{FileInfo, TASK, TaskKind},
+    wire::{FileInfo, NomadJob, TASK, TaskKind},
 };
 use crate::{
     job::{Job, JobId},
@@ -38,6 +39,8 @@ use crate::{
 
 /// Where the files are, below the allocation's folder.
 const FOLDER: &str = "alloc/logs";
+/// Bits of the number of a file of one allocation.
+const ATTEMPT: u32 = 16;
 /// Between looks at one run; more if many runs are read.
 const INTERVAL: Duration = Duration::from_millis(250);
 /// For each run that is read.
@@ -170,15 +173,18 @@ impl Look {
         let Some(allocation) = observe::newest(&allocations) else {
             return Self::unplaced(api, &name).await;
         };
-        let kind = match kind {
-            Some(kind) => Some(kind),
-            None => api.job(&name).await?.map(|job| job.kind()),
+        let known = match kind {
+            Some(_) if !allocation.is_over() => None,
+            _ => api.job(&name).await?,
         };
-        let over = allocation.is_over();
+        let kind = kind.or_else(|| known.as_ref().map(NomadJob::kind));
+        let again = |job: &NomadJob| observe::comes_again(job, allocation);
+        let over = allocation.is_over() && !known.as_ref().is_some_and(again);
         let task = allocation.task();
         if over {
             settle(task.and_then(|task| task.finished_at)).await;
         }
+        let attempt = allocations.len() as u64 - 1;
         let files = api.files(&allocation.id, FOLDER).await;
         let files = match files {
             // A node that is out of reach says nothing now; one that is lost never will.
@@ -190,8 +196,12 @@ impl Look {
             allocation: Some(allocation.id.clone()),
             over,
             began: task.is_some_and(|task| task.started_at.is_some()),
-            out: files.as_deref().map(|files| of_stream(files, "stdout")),
-            err: files.as_deref().map(|files| of_stream(files, "stderr")),
+            out: files
+                .as_deref()
+                .map(|files| numbered(of_stream(files, "stdout"), attempt)),
+            err: files
+                .as_deref()
+                .map(|files| numbered(of_stream(files, "stderr"), attempt)),
         })
     }
 
@@ -225,6 +235,14 @@ fn of_stream(files: &[FileInfo], stream: &str) -> Files {
         .collect();
     found.sort_unstable();
     found
+}
+
+/// The files of the allocation after so many others.
+fn numbered(mut files: Files, attempt: u64) -> Files {
+    for (number, _) in &mut files {
+        *number |= attempt << ATTEMPT;
+    }
+    files
 }
 
 /// The text of the last record that buildctl said and that begins so; none if the log is gone or has none.
@@ -294,5 +312,10 @@ mod tests {
         ];
         assert_eq!(of_stream(&all, "stdout"), [(9, 2), (10, 1)]);
         assert_eq!(of_stream(&all, "stderr"), [(0, 3)]);
+        assert_eq!(
+            numbered(of_stream(&all, "stdout"), 1),
+            [(65_536 + 9, 2), (65_536 + 10, 1)],
+            "a second allocation is behind the first"
+        );
     }
 }

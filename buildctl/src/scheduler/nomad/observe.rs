@@ -10,13 +10,18 @@
 //! | allocation pending | waiting, with what its task does last |
 //! | allocation running | running |
 //! | allocation complete, "exceeded `max_run_duration`" | failed: timeout |
-//! | allocation complete or failed, told to stop before its task ended | cancelled |
+//! | allocation complete or failed, told to stop before its task ended; the job is stopped | cancelled |
+//! | the same, and the job is neither stopped nor dead (a drained node, an operator's `alloc stop`) | waiting: Nomad places it again |
+//! | the same, and the job is dead, though nobody stopped it | evicted: failed, as if its node were lost |
 //! | allocation complete or failed, its task ended by itself | the task's own matter |
 //! | allocation failed, and its task never ran or was not allowed to | failed: infrastructure |
 //! | allocation lost or unknown | failed: node lost |
 //!
 //! A job that is `dead` and an allocation that is `complete` are no success: a killed task and one that ran too long are `complete`
-//! too. The newest allocation counts; there is one only, as jobs forbid Nomad to reschedule, unless an operator drains a node.
+//! too. The newest allocation counts; there is one only, as jobs forbid Nomad to reschedule, unless an operator drains a node or stops
+//! the allocation by hand: then it may place another one, in the same transaction or as soon as there is a node, and its client
+//! begins only when the first has ended (newer Nomads do not place a drained batch allocation again). No job can forbid that.
+//! So such an end is none while Nomad goes on with the job, and the run ends once: as the last allocation did.
 
 use jiff::Timestamp;
 
@@ -45,7 +50,10 @@ pub(super) enum Verdict {
         since: Timestamp,
     },
     Running,
+    /// Somebody stopped it, before it was through as far as Nomad knows.
     Cancelled,
+    /// Nomad ended it of its own accord, or an operator's, and will not place it again: where and why.
+    Evicted(String),
     Failed(RunFailure),
     /// The task's process ended by itself.
     Exited(Exit),
@@ -225,6 +233,18 @@ fn ended(job: &NomadJob, allocation: &Allocation) -> Verdict {
     if killed && too_long || allocation.client_description.contains(TOO_LONG) {
         return failed(FailureKind::Timeout, "it ran longer than it may".to_owned());
     }
+    if comes_again(job, allocation) && (killed || terminated.is_none()) {
+        return Verdict::Waiting {
+            reason: Some(format!(
+                "{}, and places it again when another node has room",
+                ended_by_nomad(allocation)
+            )),
+            since: job.submitted(),
+        };
+    }
+    if !job.stop && allocation.desired_status == "stop" && killed {
+        return Verdict::Evicted(ended_by_nomad(allocation));
+    }
     let unwanted = job.stop || allocation.desired_status == "stop";
     let has_failed = allocation.task().is_some_and(|task| task.failed);
     match terminated {
@@ -234,6 +254,17 @@ fn ended(job: &NomadJob, allocation: &Allocation) -> Verdict {
         Some(at) => Verdict::Exited(exit(&events[at])),
         None => failed(FailureKind::Infrastructure, not_begun(allocation, events)),
     }
+}
+
+/// Whether Nomad ended an allocation of a job that nobody stopped, and will place it again.
+pub(super) fn comes_again(job: &NomadJob, allocation: &Allocation) -> bool {
+    !job.stop && job.status != "dead" && allocation.desired_status == "stop"
+}
+
+fn ended_by_nomad(allocation: &Allocation) -> String {
+    let node = or(&allocation.node_name, "its node");
+    let why = or(&allocation.desired_description, "no reason given");
+    format!("Nomad ended it on {node} ({why})")
 }
 
 fn not_begun(allocation: &Allocation, events: &[TaskEvent]) -> String {

@@ -37,9 +37,14 @@ use super::{
 use crate::{
     config::Driver,
     job::{Job, JobId},
-    phase::{Phase, Run},
-    runner::{RESULT_IN_LOG, WORK_VARIABLE, work::Work},
+    phase::{Built, Phase, Run},
+    runner::{
+        RESULT_IN_LOG, WORK_VARIABLE,
+        work::{Credential, Work},
+    },
     scheduler::local::{LocalConfig, NoWork, work_of},
+    secrets::SecretRef,
+    service::tests,
     spec::{Resources, Spec, Test, TestMode},
 };
 
@@ -64,14 +69,45 @@ pub enum NoRender {
 /// The Nomad job (the value of `Job` in a registration) of `run` of `job`.
 pub fn render(job: &Job, run: Run, settings: &NomadSettings) -> Result<Value, NoRender> {
     let spec = Spec::of(&job.config, &settings.defaults).map_err(NoWork::Config)?;
+    let rendered = render_run(job, run, &spec, settings)?;
+    if run == Run::Build && job.built.is_none() {
+        // Nobody is to wait for a build to hear that its tests are impossible.
+        let mut later = job.clone();
+        later.built = Some(imagined(job, &spec, settings)?);
+        for test in tests(&spec) {
+            render_run(&later, test, &spec, settings)?;
+        }
+    }
+    Ok(rendered)
+}
+
+/// What a build could come to.
+fn imagined(job: &Job, spec: &Spec, settings: &NomadSettings) -> Result<Built, NoRender> {
+    let digest = format!("sha256:{}", "0".repeat(64));
+    Ok(Built {
+        commit: None,
+        image_id: "0".repeat(64),
+        temporary: spec.temporary(job.id, settings.registry.as_deref(), &settings.temp_prefix),
+        digest: digest
+            .parse()
+            .map_err(|error| NoRender::Settings(format!("{error}")))?,
+    })
+}
+
+fn render_run(
+    job: &Job,
+    run: Run,
+    spec: &Spec,
+    settings: &NomadSettings,
+) -> Result<Value, NoRender> {
     let mut work = work_of(job, run, &as_local(settings))?;
     let sheet = Sheet {
         job,
         run,
-        spec: &spec,
+        spec,
         settings,
     };
-    match sheet.task_kind()? {
+    match sheet.task_kind(&work)? {
         TaskKind::Image => sheet.image_job(&work),
         TaskKind::Runner => sheet.runner_job(&mut work),
     }
@@ -128,12 +164,24 @@ fn as_local(settings: &NomadSettings) -> LocalConfig {
         registry: settings.registry.clone(),
         temp_prefix: settings.temp_prefix.clone(),
         registries: settings.registries.clone(),
+        credentials: settings.credentials.clone(),
         ..LocalConfig::new(nowhere.clone(), nowhere, settings.defaults.clone())
     }
 }
 
 fn group_name(run: Run) -> &'static str {
     run.phase().map_or("cleanup", Phase::name)
+}
+
+/// Where the credentials are with which an image is pulled, if somebody named any.
+fn login(work: &Work) -> Option<&SecretRef> {
+    match &work.registry_credentials {
+        Some(Credential::Reference {
+            at,
+            optional: false,
+        }) => Some(at),
+        _ => None,
+    }
 }
 
 /// Everything that a Nomad job is made from.
@@ -152,7 +200,7 @@ impl Sheet<'_> {
 
     /// Whether the tested image is a task of its own. Left to us, it is where a container driver can pull it as it is: with
     /// credentials in the task's environment the image under test could read them.
-    fn task_kind(&self) -> Result<TaskKind, NoRender> {
+    fn task_kind(&self, work: &Work) -> Result<TaskKind, NoRender> {
         let Some(test) = self.test() else {
             return Ok(TaskKind::Runner);
         };
@@ -167,16 +215,11 @@ impl Sheet<'_> {
                 driver::name(self.settings.nomad.driver)
             ))),
             TestMode::Task => Ok(TaskKind::Image),
-            TestMode::Auto if containers && (test.gpu || !self.pull_needs_login()) => {
+            TestMode::Auto if containers && (test.gpu || login(work).is_none()) => {
                 Ok(TaskKind::Image)
             }
             TestMode::Auto | TestMode::Inline => Ok(TaskKind::Runner),
         }
-    }
-
-    fn pull_needs_login(&self) -> bool {
-        let at = self.spec.registry_credentials.as_ref();
-        at.is_some_and(|at| secrets::is_readable(at, self.settings))
     }
 
     fn limits(&self) -> Resources {
@@ -197,6 +240,7 @@ impl Sheet<'_> {
             work.memory = None;
         }
         let templates = secrets::of_work(work, self)?;
+        work.notes.extend(secrets::note_on_policies(self));
         let encoded = serde_json::to_vec(&work).unwrap_or_default();
         let mut task = driver::runner_task(self);
         let env = json!({
@@ -205,7 +249,7 @@ impl Sheet<'_> {
         });
         task.insert("Env".to_owned(), env);
         task.insert("KillTimeout".to_owned(), nanoseconds(self.settings.grace));
-        self.secrets_of(&mut task, &templates);
+        self.secrets_of(&mut task, &templates)?;
         let limit = work.deadline + self.settings.grace + MARGIN;
         Ok(self.nomad_job(task, TaskKind::Runner, limit, &encoded))
     }
@@ -215,19 +259,24 @@ impl Sheet<'_> {
         let encoded = serde_json::to_vec(work).unwrap_or_default();
         let (mut task, templates) = driver::image_task(self, work)?;
         task.insert("KillTimeout".to_owned(), nanoseconds(self.settings.grace));
-        self.secrets_of(&mut task, &templates);
+        self.secrets_of(&mut task, &templates)?;
         Ok(self.nomad_job(task, TaskKind::Image, work.deadline, &encoded))
     }
 
-    fn secrets_of(&self, task: &mut Map<String, Value>, templates: &[secrets::Template]) {
+    fn secrets_of(
+        &self,
+        task: &mut Map<String, Value>,
+        templates: &[secrets::Template],
+    ) -> Result<(), NoRender> {
         if templates.iter().any(|template| template.needs_vault) {
-            task.insert("Vault".to_owned(), secrets::vault(self));
+            task.insert("Vault".to_owned(), secrets::vault(self)?);
         }
         if !templates.is_empty() {
             let owner = driver::owner(&self.settings.nomad);
             let values = templates.iter().map(|template| template.value(owner));
             task.insert("Templates".to_owned(), values.collect());
         }
+        Ok(())
     }
 
     fn nomad_job(

@@ -64,6 +64,19 @@ impl Ended<'_> {
         }
     }
 
+    /// What a task that was ended says of its run, if that can be read and it says anything. An error is one that may pass.
+    pub(super) async fn told(&self, api: &NomadApi) -> Result<Option<Ending>, ApiError> {
+        if self.kind == TaskKind::Image {
+            return Ok(None);
+        }
+        match self.result(api).await {
+            Err(error) if self.is_recent() && matches!(error, ApiError::Unreachable { .. }) => {
+                Err(error)
+            }
+            result => Ok(result.ok().flatten()),
+        }
+    }
+
     /// What the result says: its file, or its record in the log.
     async fn result(&self, api: &NomadApi) -> Result<Option<Ending>, ApiError> {
         let stat = api.get(&["client", "fs", "stat", self.allocation]);

@@ -1,6 +1,7 @@
 //! What the Nomad backend has to know, put together from the service's configuration. Nothing here asks Nomad.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs::File,
     io::Read,
@@ -14,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     config::{Config, NomadConfig, RunnerSource},
     runner::work::Registries,
+    secrets::SecretRef,
     spec::Defaults,
 };
 
@@ -39,6 +41,8 @@ pub struct NomadSettings {
     pub temp_prefix: String,
     /// How to talk to registries.
     pub registries: Registries,
+    /// Where credentials are that jobs know by a path of Vault.
+    pub credentials: BTreeMap<String, SecretRef>,
     /// Most bytes of cached images, for each owner.
     pub cache_limit: Option<u64>,
 }
@@ -69,6 +73,7 @@ impl NomadSettings {
             registry: config.registry.clone(),
             temp_prefix: config.temp_prefix.clone(),
             registries: config.registries.clone(),
+            credentials: config.credentials.clone(),
             cache_limit: config.local.cache_limit,
         })
     }
@@ -86,12 +91,9 @@ fn runner(config: &Config) -> Result<Runner, Failure> {
         RunnerSource::Service(Some(url)) => url.clone(),
         RunnerSource::Service(None) => own_address(config)?,
     };
-    let program = std::env::current_exe().map_err(|error| {
-        Failure::new(Exit::Internal, "this program does not know its own path").caused_by(error)
-    })?;
-    let checksum = checksum(&program).map_err(|error| {
-        let message = format!("cannot read `{}`", program.display());
-        Failure::new(Exit::Internal, message).caused_by(error)
+    // What the service hands out, whatever is at its path by now.
+    let checksum = checksum(Path::new("/proc/self/exe")).map_err(|error| {
+        Failure::new(Exit::Internal, "this program cannot read itself").caused_by(error)
     })?;
     Ok(Runner::Artifact {
         url: format!("{}{RUNNER_ROUTE}", service.trim_end_matches('/')),
@@ -110,7 +112,11 @@ fn own_address(config: &Config) -> Result<String, Failure> {
     let open = ["0.0.0.0:", "[::]:", ":"]
         .iter()
         .any(|any| listen.starts_with(any));
-    if matches!(config.listen, Listen::Unix { .. }) || open {
+    let nowhere = match config.listen {
+        Listen::Tcp { port, .. } => port == 0,
+        Listen::Unix { .. } => true,
+    };
+    if nowhere || open {
         let message = format!("nodes cannot fetch buildctl from `{listen}`");
         return Err(Failure::new(Exit::Config, message).hint(
             "set nomad.runner.from_service to the URL at which nodes reach this service, \
@@ -221,15 +227,11 @@ pub(super) mod tests {
 
     #[test]
     fn an_address_that_no_node_can_reach_is_refused() {
-        let all = loaded(&[("BUILDCTL_LISTEN", "0.0.0.0:8080")]);
-        let failure = NomadSettings::of(&all).unwrap_err();
-        assert!(
-            failure
-                .hints()
-                .join(" ")
-                .contains("nomad.runner.from_service"),
-            "{failure:?}"
-        );
+        for listen in ["0.0.0.0:8080", "127.0.0.1:0", "unix:/run/b.sock"] {
+            let failure = NomadSettings::of(&loaded(&[("BUILDCTL_LISTEN", listen)])).unwrap_err();
+            let hints = failure.hints().join(" ");
+            assert!(hints.contains("nomad.runner.from_service"), "{failure:?}");
+        }
         let local = loaded(&[]);
         assert!(NomadSettings::of(&local).is_ok());
     }

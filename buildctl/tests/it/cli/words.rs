@@ -22,7 +22,7 @@ fn run(words: &[&str], input: &str) -> Output {
 const NOBODYS: &str = "0b0e2b9c-5a53-4f7e-9a0b-7c1d7d7c6f11";
 
 /// Command lines, their exit codes, and what is said.
-const WRONG: [(&[&str], u8, &str); 20] = [
+const WRONG: [(&[&str], u8, &str); 22] = [
     (&["build", "."], 2, "image_name is required"),
     (
         &["build", ".", "--image", "app"],
@@ -65,6 +65,20 @@ const WRONG: [(&[&str], u8, &str); 20] = [
         "NAME=VALUE",
     ),
     (&["build", ".", "--frobnicate"], 2, "--frobnicate"),
+    (
+        &[
+            "spec",
+            "render",
+            "--run",
+            "test-cmd-7",
+            "https://x/y",
+            "--image",
+            "r/a",
+        ],
+        2,
+        "test-cmd-7",
+    ),
+    (&["doctor", "--nomad", "--local"], 2, "--local"),
     (&["status", "x"], 2, "`x` is no job id"),
     (&["status", NOBODYS], 5, "there is no job"),
     (&["logs", NOBODYS, "--since", "y"], 2, "is no log cursor"),
@@ -130,6 +144,85 @@ fn a_description_is_checked_and_rendered_without_anything_being_built() {
             .contains("repo_url is required\n    image_name is required"),
         "{wrong}"
     );
+}
+
+#[test]
+fn what_would_be_run_is_told_to_the_letter() {
+    let yaml = "owner: o\nrepo_url: https://git.test/x.git\nimage_name: a\nregistry_url: r:1\ntest_commands: [t]\n\
+                dockerfile_path: \"x,/etc/shadow\"\nbuild_args: {A: \"$(id) ${x}\"}\n";
+    let rendered = |words: &[&str]| -> serde_json::Value {
+        let output = run(&[&["-o", "json", "spec", "render"], words].concat(), yaml);
+        serde_json::from_str(&output.success()).unwrap()
+    };
+    let here = rendered(&[]);
+    let line = |run: usize, line: usize| -> Vec<&str> {
+        let words = here["runs"][run]["commands"][line].as_array().unwrap();
+        words.iter().map(|word| word.as_str().unwrap()).collect()
+    };
+    assert!(line(0, 1).ends_with(&["--", "https://git.test/x.git", "main"]));
+    let bud = line(0, 3);
+    assert_eq!(bud[0], "buildah");
+    assert!(bud.contains(&"A=$(id) ${x}"), "{bud:?}");
+    let file = bud
+        .iter()
+        .find(|word| word.ends_with("/etc/shadow\""))
+        .unwrap();
+    assert!(
+        file.starts_with('"'),
+        "a comma begins no other file: {file}"
+    );
+    assert!(
+        line(0, 4)
+            .iter()
+            .any(|word| word.starts_with("docker://r:1/temp-a:"))
+    );
+    assert!(line(1, 1).ends_with(&["--", "sh", "-c", "t"]));
+    assert_eq!(here["runs"][2]["commands"], serde_json::json!([]));
+
+    // Nobody is there to be asked.
+    let nomad = rendered(&["--backend", "nomad"]);
+    let job = &nomad["runs"][0]["job"];
+    assert_eq!(job["Type"], "batch");
+    assert!(!job.to_string().contains("$(id)"), "it travels as base64");
+    let test = rendered(&["--backend", "nomad", "--run", "test-cmd-0"]);
+    assert_eq!(test["Job"]["TaskGroups"][0]["Name"], "test");
+}
+
+/// An example with its files in a folder of the test's.
+fn example(name: &str, folder: &std::path::Path) -> String {
+    let path = format!("{}/examples/{name}", env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(path).unwrap();
+    let text = text.replace(" /etc/", &format!(" {}/etc/", folder.display()));
+    let copy = folder.join(name.replace('/', "-"));
+    fs::write(&copy, text).unwrap();
+    copy.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_examples_are_right() {
+    let folder = tempdir();
+    fs::create_dir_all(folder.path().join("etc/buildctl")).unwrap();
+    for name in ["tokens", "nomad.token"] {
+        fs::write(folder.path().join("etc/buildctl").join(name), "t\n").unwrap();
+    }
+    let global = example("global.yaml", folder.path());
+    for (name, global) in [
+        ("build.yaml", Some(&global)),
+        ("gpu.yaml", Some(&global)),
+        ("nomad/build.yaml", None),
+    ] {
+        let file = example(name, folder.path());
+        let mut words = vec!["spec", "validate"];
+        words.extend(global.iter().flat_map(|global| ["-g", global.as_str()]));
+        words.push(&file);
+        let valid = Output::of(&mut plain(&words)).success();
+        assert!(valid.starts_with("ok: registry.example.com"), "{valid}");
+    }
+    for name in ["local.yaml", "nomad/config.yaml"] {
+        let file = example(name, folder.path());
+        let mut command = plain(&["config", "check", "--config", &file]);
+        assert_eq!(Output::of(&mut command).success(), "ok\n", "{name}");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ const LOGINS: &str = "me:$2b$04$oKd.K7YTSQe0hs0aDaanw.7qE1P1D0X1jzTF2.35FewW5fGe
 
 /// A registry that runs until this is dropped.
 pub(crate) struct Registry {
-    process: Child,
+    pub(crate) process: Child,
     folder: TempDir,
     host: String,
 }

@@ -76,6 +76,7 @@ impl Yard {
                 certificates: None,
             },
             registry_credentials: None,
+            notes: Vec::new(),
             memory: None,
         }
     }

@@ -97,6 +97,7 @@ impl Source<'_> {
         from: u64,
         limit: u64,
     ) -> Result<Option<Vec<u8>>, ApiError> {
+        let file = file & ((1 << super::ATTEMPT) - 1);
         let path = format!("{}/{TASK}.{}.{file}", super::FOLDER, self.stream);
         self.api.part(self.allocation, &path, from, limit).await
     }

@@ -265,6 +265,32 @@ fn a_task_that_was_stopped_before_it_ran_is_cancelled() {
 }
 
 #[test]
+fn what_a_drained_node_ended_waits_for_another_node_unless_somebody_wanted_its_end() {
+    let drained = || Case {
+        desired: "stop",
+        ..Case::of("complete", vec![killing(), terminated(143, 0, false)])
+    };
+    let again = |job: NomadJob| sight(&job, &[], &[drained().allocation()]).verdict;
+    let Verdict::Waiting { reason, .. } = again(job(false, "pending")) else {
+        panic!("it is placed again");
+    };
+    assert!(reason.unwrap().contains("ended it on n1"));
+    assert_eq!(again(job(true, "dead")), Verdict::Cancelled);
+    let evicted = again(job(false, "dead"));
+    assert!(
+        matches!(&evicted, Verdict::Evicted(why) if why.contains("on n1")),
+        "{evicted:?}"
+    );
+    // It was through before.
+    let done = Case {
+        desired: "stop",
+        ..Case::of("complete", vec![terminated(0, 0, false), killing()])
+    };
+    let verdict = sight(&job(false, "running"), &[], &[done.allocation()]).verdict;
+    assert_eq!(verdict, Verdict::Exited(Exit::default()));
+}
+
+#[test]
 fn a_job_that_is_stopped_after_its_task_ended_keeps_its_end() {
     let case = Case::of("complete", vec![terminated(0, 0, false)]);
     assert_eq!(case.verdict(true), Verdict::Exited(Exit::default()));

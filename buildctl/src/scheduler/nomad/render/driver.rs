@@ -245,8 +245,7 @@ pub(super) fn image_task(
     let mut templates: Vec<secrets::Template> =
         secrets::variables("test.env", pairs)?.into_iter().collect();
     templates.extend(secrets::of_test(test, sheet.settings)?);
-    let login = sheet.spec.registry_credentials.as_ref();
-    if let Some(at) = login.filter(|at| secrets::is_readable(at, sheet.settings)) {
+    if let Some(at) = super::login(work) {
         templates.push(secrets::of_pull(at, PULL, sheet.settings)?);
         let [username, password] = PULL.map(|name| format!("${{{name}}}"));
         let auth = json!({"username": username, "password": password});

@@ -43,7 +43,7 @@ impl Template {
 }
 
 /// Whether tasks can read a secret at all: from Vault only if there is one.
-pub(super) fn is_readable(at: &SecretRef, settings: &NomadSettings) -> bool {
+fn is_readable(at: &SecretRef, settings: &NomadSettings) -> bool {
     match at {
         SecretRef::Vault(_) => settings.nomad.vault.is_some(),
         SecretRef::NomadVariable(_) => true,
@@ -73,6 +73,7 @@ pub(super) fn of_work(work: &mut Work, sheet: &Sheet<'_>) -> Result<Vec<Template
     let mut desk = Desk {
         settings: sheet.settings,
         templates: Vec::new(),
+        notes: Vec::new(),
     };
     desk.credential(&mut work.registry_credentials, "registry-creds")?;
     match &mut work.task {
@@ -96,6 +97,7 @@ pub(super) fn of_work(work: &mut Work, sheet: &Sheet<'_>) -> Result<Vec<Template
         }
         Task::Publish { .. } | Task::Cleanup { .. } => {}
     }
+    work.notes.append(&mut desk.notes);
     Ok(desk.templates)
 }
 
@@ -111,10 +113,12 @@ fn missing(credential: &Credential) -> NoRender {
 struct Desk<'a> {
     settings: &'a NomadSettings,
     templates: Vec<Template>,
+    /// For the log.
+    notes: Vec<String>,
 }
 
 impl Desk<'_> {
-    /// Has all fields of a credential rendered; none if it may be missing and cannot be read here.
+    /// Has all fields of a credential rendered; none if it may be missing: a template would wait for it for ever.
     fn credential(
         &mut self,
         credential: &mut Option<Credential>,
@@ -123,11 +127,15 @@ impl Desk<'_> {
         let Some(Credential::Reference { at, optional }) = credential else {
             return Ok(());
         };
+        if *optional {
+            self.notes.push(format!(
+                "nobody named credentials, and those at `{at}` are not looked for; if they are there, \
+                 the service's `credentials` can say so"
+            ));
+            *credential = None;
+            return Ok(());
+        }
         if !is_readable(at, self.settings) {
-            if *optional {
-                *credential = None;
-                return Ok(());
-            }
             return Err(unreadable(at));
         }
         let text = fields(at).ok_or_else(|| unreadable(at))?;
@@ -289,7 +297,11 @@ pub(super) fn of_test(test: &Test, settings: &NomadSettings) -> Result<Vec<Templ
             .iter()
             .map(|(field, variable)| (field.as_str(), variable.as_str()))
             .collect();
-        secret_variables(&secret.at, &fields, &format!("test-{index}.env"), settings)
+        let at = match &secret.at {
+            SecretRef::Vault(path) => settings.credentials.get(path).unwrap_or(&secret.at),
+            at => at,
+        };
+        secret_variables(at, &fields, &format!("test-{index}.env"), settings)
     };
     test.secrets.iter().enumerate().map(one).collect()
 }
@@ -304,21 +316,47 @@ pub(super) fn of_pull(
     secret_variables(at, &fields, "pull.env", settings)
 }
 
-/// How a task reads Vault: by a role (Nomad documentation, "vault block"). A test's policies are roles, if the service lists those
-/// that may be named.
-pub(super) fn vault(sheet: &Sheet<'_>) -> Value {
-    let asked = sheet
-        .job
-        .config
-        .test
-        .as_ref()
-        .filter(|_| sheet.run.phase() == Some(Phase::Test))
-        .and_then(|test| test.vault_policies.first())
-        .filter(|role| sheet.settings.defaults.vault_roles.contains(role));
+/// How a task reads Vault: by a role (Nomad documentation, "vault block"; what tokens with policies did before is gone since Nomad
+/// 1.10). A test's policies are roles, if the service lists those that may be named.
+pub(super) fn vault(sheet: &Sheet<'_>) -> Result<Value, NoRender> {
+    let roles = &sheet.settings.defaults.vault_roles;
+    let policies = policies(sheet);
+    if !roles.is_empty() && policies.len() > 1 {
+        return Err(NoRender::Settings(format!(
+            "a test reads from Vault by one role, and vault_policies names {}: {}",
+            policies.len(),
+            policies.join(", ")
+        )));
+    }
+    let asked = policies.first().filter(|role| roles.contains(role));
     let usual = sheet.settings.nomad.vault.as_ref();
     let mut vault = json!({"ChangeMode": "noop", "Env": false, "DisableFile": true});
     if let Some(role) = asked.or(usual).filter(|role| !role.is_empty()) {
         vault["Role"] = role.as_str().into();
     }
-    vault
+    Ok(vault)
+}
+
+/// The policies that this run's test asks for.
+fn policies<'a>(sheet: &'a Sheet<'_>) -> &'a [String] {
+    let test = sheet.job.config.test.as_ref();
+    let test = test.filter(|_| sheet.run.phase() == Some(Phase::Test));
+    test.map_or(&[], |test| &test.vault_policies)
+}
+
+/// What becomes of policies that choose nothing here, for the log.
+pub(super) fn note_on_policies(sheet: &Sheet<'_>) -> Option<String> {
+    let policies = policies(sheet);
+    if policies.is_empty() || !sheet.settings.defaults.vault_roles.is_empty() {
+        return None;
+    }
+    let role = match sheet.settings.nomad.vault.as_deref() {
+        None => return Some("vault_policies are not used: this service has no Vault".to_owned()),
+        Some("") => "the cluster's default role".to_owned(),
+        Some(role) => format!("the role `{role}`"),
+    };
+    Some(format!(
+        "vault_policies ({}) choose nothing, because the service lists no `vault_roles`: secrets are read by {role}",
+        policies.join(", ")
+    ))
 }

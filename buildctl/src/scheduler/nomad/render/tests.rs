@@ -274,9 +274,66 @@ fn without_a_vault_only_credentials_that_may_be_missing_are_left_out() {
     config.registry_credentials_path = "secret/nomad/jobs/registry-credentials".to_owned();
     let rendered = render(&job(config.clone()), Run::Publish, &settings).unwrap();
     assert_eq!(work(&rendered).registry_credentials, None);
+    assert!(work(&rendered).notes[0].contains("nobody named"));
     config.registry_credentials_path = "secret/team/registry".to_owned();
     let error = render(&job(config), Run::Publish, &settings).unwrap_err();
     assert!(error.to_string().contains("nomad.vault.enabled"), "{error}");
+}
+
+#[test]
+fn credentials_that_nobody_named_are_waited_for_only_if_the_service_has_them() {
+    let mut settings = settings();
+    let mut config = config();
+    config.registry_credentials_path = "secret/nomad/jobs/registry-credentials".to_owned();
+    let path = config.registry_credentials_path.clone();
+    let rendered = render(&job(config.clone()), Run::Publish, &settings).unwrap();
+    assert_eq!(task(&rendered).get("Templates"), None, "a template waits");
+    for (place, template) in [
+        (SecretRef::Vault(path.clone()), "with secret"),
+        (
+            SecretRef::NomadVariable("ci/registry".to_owned()),
+            "with nomadVar \"ci/registry\"",
+        ),
+    ] {
+        settings.credentials.insert(path.clone(), place);
+        let rendered = render(&job(config.clone()), Run::Publish, &settings).unwrap();
+        let text = task(&rendered)["Templates"][0]["EmbeddedTmpl"].as_str();
+        assert!(text.unwrap().contains(template), "{rendered}");
+    }
+    let file = SecretRef::File("/etc/x".into());
+    settings.credentials.insert(path, file);
+    let error = render(&job(config), Run::Publish, &settings).unwrap_err();
+    assert!(error.to_string().contains("of one machine"), "{error}");
+}
+
+#[test]
+fn policies_that_choose_nothing_are_told_and_more_than_one_role_is_refused() {
+    let mut config = tested();
+    let test = config.test.as_mut().unwrap();
+    test.vault_secrets = vec![VaultSecret {
+        path: "secret/team/db".to_owned(),
+        fields: [("password".to_owned(), "DB_PASSWORD".to_owned())].into(),
+    }];
+    test.vault_policies = vec!["one".to_owned(), "two".to_owned()];
+    let mut settings = settings();
+    let rendered = render(&job(config.clone()), Run::TestEntry, &settings).unwrap();
+    assert_eq!(task(&rendered)["Vault"]["Role"], "buildctl");
+    let notes = work(&rendered).notes;
+    assert!(notes[0].contains("`vault_roles`"), "{notes:?}");
+    settings.defaults.vault_roles = vec!["one".to_owned(), "two".to_owned()];
+    let error = render(&job(config), Run::TestEntry, &settings).unwrap_err();
+    assert!(error.to_string().contains("one, two"), "{error}");
+}
+
+#[test]
+fn tests_that_cannot_be_are_refused_before_anything_is_built() {
+    let mut config = tested();
+    config.test.as_mut().unwrap().mode = Some(TestMode::Task);
+    let mut job = job(config);
+    job.built = None;
+    let error = render(&job, Run::Build, &settings()).unwrap_err();
+    assert!(error.to_string().contains("needs containers"), "{error}");
+    assert!(render(&job, Run::Build, &docker()).is_ok());
 }
 
 #[test]
