@@ -75,7 +75,7 @@ pub struct Config {
     pub webhooks: WebhookPolicy,
     /// What to do with a second job for the same image and ref.
     pub conflict: Conflict,
-    /// Roles of Vault that `vault_policies` may name; empty for any.
+    /// Roles of Vault that `vault_policies` may name; without any it names none.
     pub vault_roles: Vec<String>,
     /// Where the original's `--watch` looks, if anywhere.
     pub consul: Option<ConsulConfig>,

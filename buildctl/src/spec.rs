@@ -197,7 +197,7 @@ pub struct Defaults {
     pub allow_file_urls: bool,
     /// Whether sources may be directories, and credentials in files and variables: only for whoever builds without a service.
     pub allow_directories: bool,
-    /// Roles of Vault that `vault_policies` may name; empty for any.
+    /// Roles of Vault that `vault_policies` may name; without any it names none.
     pub vault_roles: Vec<String>,
 }
 

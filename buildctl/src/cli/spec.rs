@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Context, environment,
     job::{Absent, JobArgs},
-    place,
+    place, quoted,
 };
 use crate::{
     api::JobConfig,
@@ -132,7 +132,7 @@ fn local(
     )?;
     let of_run = |run| {
         let work = work_of(&job, run, settings)?;
-        let commands = commands(&work);
+        let commands: Vec<String> = commands(&work).iter().map(|words| typed(words)).collect();
         anyhow::Ok(json!({ "run": run, "work": work, "commands": commands }))
     };
     Ok(match only {
@@ -167,6 +167,12 @@ fn nomad(config: JobConfig, only: Option<Run>, context: &Context) -> anyhow::Res
             json!({ "backend": "nomad", "runs": all(&spec).map(both).collect::<Result<Vec<_>, _>>()? })
         }
     })
+}
+
+/// A command line as a shell takes it.
+fn typed(words: &[String]) -> String {
+    let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+    words.join(" ")
 }
 
 fn all(spec: &Spec) -> impl Iterator<Item = Run> {

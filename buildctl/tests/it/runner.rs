@@ -938,3 +938,26 @@ fn the_command_lines_that_are_told_before_are_those_that_run() {
     }
     assert_eq!(told.len(), 5, "init, fetch, checkout, bud, push");
 }
+
+#[test]
+fn what_was_open_for_a_run_is_not_its_programs() {
+    if !ready() {
+        return;
+    }
+    let registry = Registry::open();
+    let yard = Yard::of(&registry);
+    let repository = Repository::with(DOCKERFILE);
+    let bin = yard.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let git = "#!/bin/sh\nls -l /proc/self/fd >&2\nPATH=${PATH#*:} exec git \"$@\"\n";
+    fs::write(bin.join("git"), git).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(bin.join("git"), mode).unwrap();
+    let lock = fs::File::create(yard.path().join("a-lock")).unwrap();
+    rustix::io::fcntl_setfd(&lock, rustix::io::FdFlags::empty()).unwrap();
+    let running = yard.start_with_path(yard.build(&repository.url(), "main"), &bin);
+    rustix::io::fcntl_setfd(&lock, rustix::io::FdFlags::CLOEXEC).unwrap();
+    let ended = running.end();
+    assert!(ended.log.contains("/proc/"), "{}", ended.log);
+    assert!(!ended.log.contains("a-lock"), "{}", ended.log);
+}

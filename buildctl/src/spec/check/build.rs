@@ -118,8 +118,12 @@ fn labels(config: &JobConfig, wrong: &mut Wrong) {
                 name.escape_debug()
             ));
         }
-        if value.contains('\0') {
-            wrong.say(format!("labels: the value of `{name}` has a NUL in it"));
+        // Buildah makes a `LABEL` of it, in which variables of the image are replaced, and nothing keeps it from that.
+        if value.contains(|c: char| c == '$' || c.is_control()) {
+            wrong.say(format!(
+                "labels: the value of `{}` has a `$` or a control character in it, which Buildah would not leave as they are",
+                name.escape_debug()
+            ));
         }
     }
 }

@@ -2,8 +2,11 @@
 
 use std::{fs, path::Path};
 
-use buildctl::{client::Client, serve};
+use axum::extract::{Path as UrlPath, State};
+use buildctl::{client::Client, config::ConsulConfig, serve};
 use runyard_common::{exit::Exit, testing::tempdir};
+
+use tokio::sync::mpsc;
 
 use super::*;
 
@@ -146,6 +149,64 @@ async fn folders_that_belong_to_no_job_are_removed_now_and_then() {
     trigger.drain();
     let exit = timeout(patience(), daemon).await.expect("its end");
     assert_eq!(exit.unwrap().unwrap(), Exit::Done);
+}
+
+/// What was written to a key of a Consul.
+type Written = (String, Value);
+
+async fn write(
+    State(written): State<mpsc::UnboundedSender<Written>>,
+    UrlPath(key): UrlPath<String>,
+    body: axum::body::Bytes,
+) {
+    let value = serde_json::from_slice(&body).unwrap_or_default();
+    written.send((key, value)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_mirrored_where_the_original_watches() {
+    let (sender, mut written) = mpsc::unbounded_channel();
+    let consul = axum::Router::new()
+        .route("/v1/kv/{*key}", axum::routing::put(write))
+        .with_state(sender);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, consul).await });
+    let folder = tempdir();
+    let mut config = settings(folder.path(), "one.sock");
+    config.consul = Some(ConsulConfig {
+        address,
+        token: None,
+        prefix: "nomad-build-service".to_owned(),
+    });
+    let (trigger, shutdown) = Shutdown::manual();
+    let daemon = tokio::spawn({
+        let config = config.clone();
+        async move { serve::daemon(&config, shutdown).await }
+    });
+    let socket = folder.path().join("one.sock");
+    while !socket.exists() {
+        assert!(!daemon.is_finished(), "{:?}", daemon.await);
+        tokio::task::yield_now().await;
+    }
+    // Nobody answers there: it fails, which is news.
+    let job = r#"{"job_config":{"owner":"o","repo_url":"http://127.0.0.1:1/x","image_name":"i","registry_url":"127.0.0.1:1"}}"#;
+    let request = format!(
+        "POST /json/submitJob HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{job}",
+        job.len()
+    );
+    let mut stream = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let submitted: Value = serde_json::from_str(body).unwrap();
+    let id = submitted["job_id"].as_str().unwrap();
+    let (key, value) = timeout(patience(), written.recv()).await.unwrap().unwrap();
+    assert_eq!(key, format!("nomad-build-service/jobs/{id}"));
+    assert_eq!(value["config"]["owner"], "o");
+    trigger.drain();
+    timeout(patience(), daemon).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
