@@ -118,9 +118,10 @@ fn take(config: &mut Config, key: &str, text: &str) {
         "default_resource_limits/disk" => number().map(|it| limits.build.disk = it),
         _ => return tracing::debug!(key, "a key in Consul means nothing here"),
     };
-    match taken {
-        Some(()) => tracing::info!(key, value = text, "set in Consul"),
-        None => tracing::warn!(key, value = text, "a value in Consul cannot be read"),
+    if taken.is_some() {
+        tracing::info!(key, value = text, "set in Consul");
+    } else {
+        tracing::warn!(key, value = text, "a value in Consul cannot be read");
     }
 }
 

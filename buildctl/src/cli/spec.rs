@@ -17,7 +17,7 @@ use crate::{
     runner::commands,
     scheduler::{
         self,
-        local::work_of,
+        local::{NoWork, work_of},
         nomad::{NoRender, NomadSettings},
     },
     service::{BuildError, tests},
@@ -131,7 +131,8 @@ fn local(
         &settings.temp_prefix,
     )?;
     let of_run = |run| {
-        let work = work_of(&job, run, settings)?;
+        let refused = |error: NoWork| Failure::new(Exit::Usage, error.to_string());
+        let work = work_of(&job, run, settings).map_err(refused)?;
         let commands: Vec<String> = commands(&work).iter().map(|words| typed(words)).collect();
         anyhow::Ok(json!({ "run": run, "work": work, "commands": commands }))
     };
@@ -160,13 +161,12 @@ fn nomad(config: JobConfig, only: Option<Run>, context: &Context) -> anyhow::Res
         let refused = |error: NoRender| Failure::new(Exit::Usage, format!("{run}: {error}"));
         of_nomad.map_err(refused)
     };
-    Ok(match only {
-        Some(run) => json!({ "Job": of_run(run)? }),
-        None => {
-            let both = |run| anyhow::Ok(json!({ "run": run, "job": of_run(run)? }));
-            json!({ "backend": "nomad", "runs": all(&spec).map(both).collect::<Result<Vec<_>, _>>()? })
-        }
-    })
+    if let Some(run) = only {
+        return Ok(json!({ "Job": of_run(run)? }));
+    }
+    let both = |run| anyhow::Ok(json!({ "run": run, "job": of_run(run)? }));
+    let runs = all(&spec).map(both).collect::<Result<Vec<_>, _>>()?;
+    Ok(json!({ "backend": "nomad", "runs": runs }))
 }
 
 /// A command line as a shell takes it.

@@ -90,6 +90,33 @@ impl Site {
         asked.await.unwrap()
     }
 
+    /// Waits until the only run of a job is so.
+    async fn progress(&self, job: &Job, wanted: fn(&Progress) -> bool) -> Progress {
+        let mut changes = self.scheduler.changes();
+        let seen = async {
+            loop {
+                let all = self.scheduler.observe(job).await.unwrap();
+                if let Some(seen) = all.into_iter().find(|seen| wanted(&seen.progress)) {
+                    return seen.progress;
+                }
+                while changes.next().await != Some(job.id) {}
+            }
+        };
+        timeout(patience() * 2, seen)
+            .await
+            .expect("it comes to that")
+    }
+
+    /// Puts something to the node's drain.
+    async fn drain(&self, what: serde_json::Value) {
+        let put = move |agent: &Agent| {
+            let node = agent.list("/v1/nodes")[0]["ID"].clone();
+            let path = format!("/v1/node/{}/drain", node.as_str().unwrap());
+            agent.put(&path, &what)
+        };
+        self.agent_call(put).await;
+    }
+
     async fn ending(&self, job: &Job, run: Run) -> Ending {
         let mut changes = self.scheduler.changes();
         let seen = async {
@@ -231,43 +258,26 @@ async fn a_run_whose_node_is_drained_ends_once_and_nobody_is_said_to_have_killed
     );
     let job = submitted(&site.folder, &[(Run::Build, script.as_str())]);
     site.scheduler.start(&job, Run::Build).await.unwrap();
-    let progress = async |wanted: fn(&Progress) -> bool| {
-        let mut changes = site.scheduler.changes();
-        let seen = async {
-            loop {
-                let all = site.scheduler.observe(&job).await.unwrap();
-                if let Some(seen) = all.into_iter().find(|seen| wanted(&seen.progress)) {
-                    return seen.progress;
-                }
-                while changes.next().await != Some(job.id) {}
-            }
-        };
-        timeout(patience() * 2, seen)
-            .await
-            .expect("it comes to that")
-    };
-    progress(|it| matches!(it, Progress::Running)).await;
+    let running = |it: &Progress| matches!(it, Progress::Running);
+    site.progress(&job, running).await;
     let count = gate.with_extension("count");
     while !count.exists() {
         tokio::task::yield_now().await;
     }
 
-    let node = site.agent_call(|agent| agent.list("/v1/nodes")).await[0]["ID"].clone();
-    let node = node.as_str().unwrap().to_owned();
-    let drain = format!("/v1/node/{node}/drain");
-    let spec = serde_json::json!({"DrainSpec": {"Deadline": -1}, "MarkEligible": false});
-    let at = drain.clone();
-    site.agent_call(move |agent| agent.put(&at, &spec)).await;
+    site.drain(serde_json::json!({"DrainSpec": {"Deadline": -1}, "MarkEligible": false}))
+        .await;
     // Nobody killed it: it has no place, or (on newer Nomads) failed, and its end is told once.
-    let seen = progress(|it| {
-        let of_nomad = |reason: &String| reason.starts_with("Nomad ended it");
-        matches!(it, Progress::Waiting { reason: Some(reason), .. } if of_nomad(reason))
-            || matches!(it, Progress::Ended { .. })
-    });
-    let seen = seen.await;
+    let of_nomad = |it: &Progress| match it {
+        Progress::Waiting { reason, .. } => reason
+            .as_ref()
+            .is_some_and(|reason| reason.starts_with("Nomad ended it")),
+        Progress::Running => false,
+        Progress::Ended { .. } => true,
+    };
+    let seen = site.progress(&job, of_nomad).await;
     std::fs::write(&gate, "").unwrap();
-    let eligible = serde_json::json!({"DrainSpec": null, "MarkEligible": true});
-    site.agent_call(move |agent| agent.put(&drain, &eligible))
+    site.drain(serde_json::json!({"DrainSpec": null, "MarkEligible": true}))
         .await;
     let ended = site.ending(&job, Run::Build).await;
     let begun = std::fs::read_to_string(&count).unwrap().lines().count();

@@ -555,7 +555,7 @@ async fn a_record_that_does_not_fit_is_refused_before_nomad_does() {
     job.config.labels = [("noise".to_owned(), noise)].into();
     let error = site.ledger().create(&job).await.unwrap_err();
     assert!(
-        matches!(error, LedgerError::Refused(_)) && error.to_string().contains("65536"),
+        matches!(error, LedgerError::TooLong(_)) && error.to_string().contains("65536"),
         "{error}"
     );
     assert_eq!(site.nomad.requests(), 0);
