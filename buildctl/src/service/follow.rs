@@ -106,6 +106,7 @@ impl Follower {
     }
 
     async fn go(&mut self, mut job: Job, mut ear: Ear, query: LogQuery) -> Result<(), Over> {
+        self.service.revive(&job).await;
         self.begin(&job, query).await?;
         let id = [self.id];
         let mut parts = FuturesUnordered::new();
@@ -121,7 +122,10 @@ impl Follower {
             tokio::select! {
                 Some((run, from, chunk)) = parts.next() => self.take(&job, run, from, chunk).await?,
                 () = ear.hear(&id) => job = self.look().await?,
-                () = tokio::time::sleep(PATIENCE) => job = self.look().await?,
+                () = tokio::time::sleep(PATIENCE) => {
+                    self.service.revive(&job).await;
+                    job = self.look().await?;
+                }
             }
         }
     }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     api::JobConfig,
+    clock::since,
     job::{Failure, Job, JobId, Kill, State, Temporary},
     ledger::{Claim, Created, Replaced, SharedLedger, Versioned},
     phase::{Observed, Progress},
@@ -31,6 +32,9 @@ const PULSE: Duration = Duration::from_secs(5);
 
 /// How long a change may go unnoticed by those who wait for it, if the news of it got lost.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long nothing happens to a job's record before whoever waits makes sure that somebody attends to it.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// The service. Clones are the same one.
 #[derive(Clone)]
@@ -129,6 +133,14 @@ impl Service {
                 let error = &error as &dyn std::error::Error;
                 warn!(job = %id, error, "nobody attends to a job yet");
             }
+        }
+    }
+
+    /// The same for a job that somebody waits for and of which nothing was heard for a moment: its supervisor may have died, and
+    /// there need be no service that looks after all jobs. One that was just handed in has somebody who is about to begin.
+    pub(super) async fn revive(&self, job: &Job) {
+        if !job.state.is_terminal() && since(self.now(), job.updated_at) >= QUIET {
+            self.attend(job.id).await;
         }
     }
 
@@ -282,13 +294,12 @@ impl Builds for Service {
         let mut ear = self.news().listen();
         let began = Instant::now();
         loop {
-            let ended = self.record(id).await?.job.state.is_terminal();
+            let job = self.record(id).await?.job;
             let left = limit.saturating_sub(began.elapsed());
-            if ended || left.is_zero() {
+            if job.state.is_terminal() || left.is_zero() {
                 return self.status(id).await;
             }
-            // Its supervisor may have died, and there need be no service that looks after all jobs.
-            self.attend(id).await;
+            self.revive(&job).await;
             // Heard or not: the record says whether it was that.
             let _ = timeout(left.min(PATIENCE), ear.hear(&[id])).await;
         }
