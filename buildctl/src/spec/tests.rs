@@ -349,12 +349,14 @@ fn names_for_the_build_are_names() {
         config.platform = "linux/arm64/v8".into();
     });
     assert!(spec.is_ok(), "{spec:?}");
-    let wrong: [fn(&mut JobConfig); 8] = [
+    let wrong: [fn(&mut JobConfig); 9] = [
         |config| config.build_args = pairs(&[("A=B", "x")]),
         |config| config.build_args = pairs(&[("-A", "x")]),
         |config| config.build_args = pairs(&[("A", "x\0")]),
         |config| config.labels = pairs(&[("a=b", "x")]),
         |config| config.labels = pairs(&[("", "x")]),
+        // Buildah would put a variable of the image there.
+        |config| config.labels = pairs(&[("b", "${HOME}")]),
         |config| config.target = "--squash".into(),
         |config| config.platform = "linux".into(),
         |config| config.build_secrets = pairs(&[("a,src=/x", "secret/x")]),

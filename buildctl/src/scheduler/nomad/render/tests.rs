@@ -120,7 +120,8 @@ fn no_text_of_a_user_is_where_nomad_evaluates_it() {
     let mut hostile = tested();
     hostile.owner = HOSTILE.replace('\n', " ");
     hostile.build_args = [("A".to_owned(), HOSTILE.to_owned())].into();
-    hostile.labels = [("b".to_owned(), HOSTILE.to_owned())].into();
+    let label = HOSTILE.replace(['$', '\n'], "");
+    hostile.labels = [("b".to_owned(), label)].into();
     let job = job(hostile);
     for settings in [settings(), docker()] {
         for run in [
