@@ -12,7 +12,7 @@ use clap::Args;
 use crate::{
     deps,
     step::say,
-    workspace::{known_tools, release_binary},
+    workspace::{known_tools, release_binaries},
 };
 
 /// What `demo` takes.
@@ -67,9 +67,9 @@ pub(crate) fn wait_for(what: &str, look: impl Fn() -> Result<Option<String>>) ->
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     deps::ensure();
     let mut shown = Vec::new();
-    for tool in known_tools(args.tool.as_deref())? {
-        let binary = release_binary(tool)?;
-        shown.extend(match tool {
+    let tools = known_tools(args.tool.as_deref())?;
+    for (tool, binary) in tools.iter().zip(release_binaries(&tools)?) {
+        shown.extend(match *tool {
             "overseerctl" => overseerctl::demonstrate(&binary)?,
             "milo-driver" => milo_driver::demonstrate(&binary)?,
             "buildctl" => buildctl::demonstrate(&binary)?,

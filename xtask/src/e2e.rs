@@ -11,7 +11,7 @@ use clap::Args;
 use crate::{
     deps,
     step::{self, Report},
-    workspace::{binary_variable, known_tools, release_binary},
+    workspace::{binary_variable, known_tools, release_binaries},
 };
 
 /// What `e2e` takes.
@@ -25,33 +25,27 @@ pub(crate) struct E2eArgs {
 pub(crate) fn run(args: &E2eArgs) -> Result<()> {
     deps::ensure();
     let mut report = Report::default();
-    for tool in known_tools(args.tool.as_deref())? {
-        run_tool(&mut report, tool);
-    }
+    run_tools(&mut report, &known_tools(args.tool.as_deref())?);
     report.close()
 }
 
-/// Runs the end-to-end tests of one tool as steps of a larger report.
-pub(crate) fn run_tool(report: &mut Report, tool: &str) {
-    report.step(&format!("end-to-end tests of {tool}"), || {
-        let binary = release_binary(tool)?;
-        step::run(
-            Command::new(env!("CARGO"))
-                .args([
-                    "test",
-                    "--locked",
-                    "--package",
-                    tool,
-                    "--features",
-                    "e2e",
-                    "--test",
-                    "e2e",
-                ])
-                .env(binary_variable(tool), binary),
-        )
+/// Runs the end-to-end tests of some tools as steps of a larger report. They are built together: what they share is compiled
+/// once.
+pub(crate) fn run_tools(report: &mut Report, tools: &[&str]) {
+    report.step(&format!("end-to-end tests of {}", tools.join(", ")), || {
+        let binaries = release_binaries(tools)?;
+        let mut command = Command::new(env!("CARGO"));
+        command.args(["test", "--locked", "--no-fail-fast", "--test", "e2e"]);
+        for (tool, binary) in tools.iter().zip(binaries) {
+            command
+                .args(["--package", tool, "--features", &format!("{tool}/e2e")])
+                .env(binary_variable(tool), binary);
+        }
+        step::run(&mut command)
     });
-    for component in components(tool)
+    for component in tools
         .iter()
+        .flat_map(|tool| components(tool))
         .filter(|component| !component.is_present())
     {
         report.skip(component.tests, component.how_to_get);

@@ -61,9 +61,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     if args.quick {
         report.skip("end-to-end tests", "--quick");
     } else {
-        for tool in TOOLS {
-            e2e::run_tool(&mut report, tool);
-        }
+        e2e::run_tools(&mut report, &TOOLS);
     }
     report.close()
 }

@@ -27,18 +27,34 @@ pub(crate) fn known_tools(asked: Option<&str>) -> Result<Vec<&'static str>> {
     }
 }
 
-/// Builds a tool for release and returns its binary, which `<TOOL>_BIN` replaces.
+/// Builds tools for release, all at once, and returns their binaries in the same order, each of which `<TOOL>_BIN` replaces.
+pub(crate) fn release_binaries(tools: &[&str]) -> Result<Vec<PathBuf>> {
+    let named = |tool: &str| std::env::var_os(binary_variable(tool)).map(PathBuf::from);
+    let unnamed: Vec<&str> = tools
+        .iter()
+        .copied()
+        .filter(|tool| named(tool).is_none())
+        .collect();
+    if !unnamed.is_empty() {
+        let mut args = vec!["build", "--release", "--locked"];
+        args.extend(unnamed.iter().flat_map(|tool| ["--package", tool]));
+        step::cargo(&args)?;
+    }
+    let built = target_directory()?.join("release");
+    let binaries = tools.iter().map(|tool| {
+        let binary = named(tool).unwrap_or_else(|| built.join(tool));
+        if binary.exists() {
+            Ok(binary)
+        } else {
+            bail!("{} does not exist", binary.display())
+        }
+    });
+    binaries.collect()
+}
+
+/// That of one tool.
 pub(crate) fn release_binary(tool: &str) -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os(binary_variable(tool)) {
-        return Ok(named.into());
-    }
-    step::cargo(&["build", "--release", "--locked", "--package", tool])?;
-    let binary = target_directory()?.join("release").join(tool);
-    if binary.exists() {
-        Ok(binary)
-    } else {
-        bail!("{} was not built", binary.display())
-    }
+    Ok(release_binaries(&[tool])?.remove(0))
 }
 
 /// The environment variable that names a tool's binary: `OVERSEERCTL_BIN`.

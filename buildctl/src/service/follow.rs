@@ -239,10 +239,18 @@ impl Follower {
 
     /// Tells the lines of a part, each of which moves the cursor if it is known where it ends.
     async fn tell_exactly(&mut self, run: Run, chunk: Chunk) -> Result<(), Over> {
-        let ends = chunk.ends.into_iter().map(Some).chain(std::iter::repeat(None));
+        let ends = chunk
+            .ends
+            .into_iter()
+            .map(Some)
+            .chain(std::iter::repeat(None));
         let count = chunk.lines.len();
         for ((number, line), end) in (1..).zip(chunk.lines).zip(ends) {
-            let end = if number == count { Some(chunk.next) } else { end };
+            let end = if number == count {
+                Some(chunk.next)
+            } else {
+                end
+            };
             if let Some(end) = end {
                 self.told.0.insert(run, end);
             }

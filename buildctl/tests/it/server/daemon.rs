@@ -128,6 +128,7 @@ async fn folders_that_belong_to_no_job_are_removed_now_and_then() {
         assert!(!daemon.is_finished(), "{:?}", daemon.await);
         tokio::task::yield_now().await;
     }
+    fs::create_dir_all(&jobs).unwrap();
     // One that is old, and one that may be about to become a job's.
     let hour = std::time::Duration::from_hours(1);
     let [old, new] = [hour * 2, hour / 2].map(|age| {
