@@ -11,7 +11,7 @@
 //! |---|---|
 //! | the whole work of a run | base64 of JSON in `BUILDCTL_WORK_B64` |
 //! | the command and variables of a test whose image is the task | base64 inside of a template that decodes it into a variable; `Config` names the variable, whose value is not evaluated again |
-//! | paths of secrets | inside of a template, after [`SecretRef`](crate::secrets::SecretRef) has let through letters, digits, `_`, `.`, `-` and `/` only |
+//! | paths of secrets | inside of a template, after [`SecretRef`] has let through letters, digits, `_`, `.`, `-` and `/` only |
 //! | names of images | in `Config`, after the grammar of [`crate::names`], which has no `$`, `%`, `{` |
 //! | constraints | in `Constraints`, where Nomad looks up whole words such as `${attr.cpu.arch}` and evaluates nothing |
 //!
