@@ -3,7 +3,7 @@
 
 use std::{
     ffi::OsString,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -156,8 +156,13 @@ impl Buildah {
             session.say("build: forgetting cached layers");
             self.prune(session, true)?;
             let mounts = self.ground().file("mounts");
-            let removed = fs::remove_dir_all(&mounts).and_then(|()| place::folder(&mounts));
-            removed.map_err(|error| Halt::io(mounts.display(), &error))?;
+            // The first run in a store has none yet; whoever needs the folder makes it.
+            match fs::remove_dir_all(&mounts) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Halt::io(mounts.display(), &error));
+                }
+                _ => {}
+            }
         } else if over && alone {
             session.say(format!("build: pruning the cache of {} bytes", self.size()));
             self.prune(session, false)?;

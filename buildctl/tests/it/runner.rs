@@ -613,6 +613,21 @@ fn a_cleared_cache_is_built_anew() {
 }
 
 #[test]
+fn the_cache_of_a_new_store_can_be_cleared() {
+    if !ready() {
+        return;
+    }
+    let registry = Registry::open();
+    let yard = Yard::of(&registry);
+    let repository = Repository::with(DOCKERFILE);
+    let mut work = yard.build(&repository.url(), "main");
+    if let Task::Build { clear_cache, .. } = &mut work.task {
+        *clear_cache = true;
+    }
+    yard.built(work);
+}
+
+#[test]
 fn a_step_that_needs_too_much_memory_is_told_so() {
     if !ready() || !rustix::process::geteuid().is_root() {
         return;
