@@ -15,6 +15,10 @@ use crate::{
     secrets::SecretRef,
 };
 
+/// What is wrong with a Dockerfile whose name ends in `.in`.
+pub(crate) const PREPROCESSED: &str = "ends in `.in`: Buildah would have the C preprocessor read it outside of any container, \
+    and with it whatever file it includes; give it another name";
+
 /// A job's work, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {

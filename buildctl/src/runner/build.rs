@@ -22,7 +22,7 @@ use crate::{
     names::{Digest, Reference, Version},
     phase::{Built, Outcome},
     registry::{Options, Registry, Removal},
-    spec::{BuildOptions, Source},
+    spec::{BuildOptions, PREPROCESSED, Source},
 };
 
 /// The id of the build secret that marks every container of a build as its run's. It holds nothing; its path is the mark, because
@@ -187,6 +187,7 @@ fn bud(
 ) -> Result<String, Halt> {
     let options = build.options;
     let dockerfile = inside(source, &options.dockerfile, "the Dockerfile")?;
+    not_preprocessed(&dockerfile, &options.dockerfile)?;
     let context = inside(source, &options.context, "the context")?;
     let text = fs::read_to_string(&dockerfile).map_err(|error| {
         Halt::input(format!("the Dockerfile `{}`: {error}", options.dockerfile))
@@ -222,6 +223,17 @@ fn bud(
     }
     let id = fs::read_to_string(&iid).map_err(|error| Halt::io(iid.display(), &error))?;
     Ok(id.trim().trim_start_matches("sha256:").to_owned())
+}
+
+/// Buildah has the C preprocessor read a Dockerfile whose name ends in `.in`: here, and not in a container, so that an `#include`
+/// in it could name any file of this machine. A link is known by what it leads to.
+fn not_preprocessed(path: &Path, named: &str) -> Result<(), Halt> {
+    if path.as_os_str().as_encoded_bytes().ends_with(b".in") {
+        return Err(Halt::input(format!(
+            "the Dockerfile `{named}` {PREPROCESSED}"
+        )));
+    }
+    Ok(())
 }
 
 /// The file of a build secret, in the run's folder.

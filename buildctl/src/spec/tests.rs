@@ -282,6 +282,8 @@ fn paths_stay_in_the_repository() {
         let context = with(|config| config.dockerfile_context = path.into());
         assert!(context.is_err(), "{path}");
     }
+    // The preprocessor that Buildah gives it to would read any file.
+    assert!(dockerfile("docker/Dockerfile.in").is_err());
     let spec = with(|config| config.dockerfile_context = "./app/".into()).unwrap();
     assert_eq!(spec.build.context, "app");
 }

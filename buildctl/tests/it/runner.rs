@@ -613,6 +613,30 @@ fn a_cleared_cache_is_built_anew() {
 }
 
 #[test]
+fn no_preprocessor_reads_a_dockerfile_whatever_links_to_it() {
+    if !ready() {
+        return;
+    }
+    let registry = Registry::open();
+    let yard = Yard::of(&registry);
+    let repository = Repository::with(DOCKERFILE);
+    repository.commit(
+        "Dockerfile.in",
+        "FROM scratch\n#include \"/etc/hostname\"\n",
+    );
+    std::os::unix::fs::symlink("Dockerfile.in", repository.path().join("linked")).unwrap();
+    repository.commit("more", "");
+    for name in ["Dockerfile.in", "linked"] {
+        let mut work = yard.build(&repository.url(), "main");
+        name.clone_into(&mut options(&mut work).dockerfile);
+        let failure = yard.run(work).failure();
+        assert_eq!(failure.kind, FailureKind::Input, "{}", failure.message);
+        let named = format!("`{name}` ends in `.in`");
+        assert!(failure.message.contains(&named), "{}", failure.message);
+    }
+}
+
+#[test]
 fn the_cache_of_a_new_store_can_be_cleared() {
     if !ready() {
         return;

@@ -6,7 +6,7 @@ use super::{Wrong, is_variable, is_word, secret};
 use crate::{
     api::{DOCKERFILE, JobConfig},
     secrets::SecretRef,
-    spec::{BuildOptions, Defaults},
+    spec::{BuildOptions, Defaults, PREPROCESSED},
 };
 
 pub(super) fn options(
@@ -25,6 +25,14 @@ pub(super) fn options(
         path if path.is_empty() => DOCKERFILE.to_owned(),
         path => path,
     };
+    #[expect(
+        clippy::case_sensitive_file_extension_comparisons,
+        reason = "Buildah knows this spelling only"
+    )]
+    if dockerfile.ends_with(".in") {
+        let named = dockerfile.escape_debug();
+        wrong.say(format!("dockerfile_path: `{named}` {PREPROCESSED}"));
+    }
     Some(BuildOptions {
         dockerfile,
         context: context?,
