@@ -189,12 +189,21 @@ impl Connections {
         for (name, value) in &request.headers {
             builder = builder.header(name, value);
         }
-        let key = (request.at.to_string(), request.method.clone());
-        let grant = lock(&self.grants).get(&key).cloned();
-        if let Some(grant) = grant.filter(|_| ours) {
+        if let Some(grant) = self.grant(request).filter(|_| ours) {
             builder = builder.header(AUTHORIZATION, grant);
         }
         with_body(builder, &mut request.body).send()
+    }
+
+    /// What got a request like this through. A stream is sent once, so that nobody can ask for its grant: it has that of the
+    /// `POST` that began the upload.
+    fn grant(&self, request: &Request) -> Option<HeaderValue> {
+        let method = match request.body {
+            Some(Body::Stream(..)) => Method::POST,
+            _ => request.method.clone(),
+        };
+        let key = (request.at.to_string(), method);
+        lock(&self.grants).get(&key).cloned()
     }
 
     /// Does what the registry asks for before it answers, and keeps what comes of it.
@@ -495,7 +504,7 @@ mod tests {
     };
 
     use super::{super::Auths, *};
-    use crate::registry::Registry;
+    use crate::registry::{Manifest, Registry};
 
     type Heard = Arc<Mutex<Vec<String>>>;
 
@@ -510,9 +519,11 @@ mod tests {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
                 // The first thing a client tries is TLS, which is no text.
-                let head: Vec<String> = lines
+                let head: Vec<String> = reader
+                    .by_ref()
+                    .lines()
                     .map_while(Result::ok)
                     .take_while(|line| !line.is_empty())
                     .collect();
@@ -523,6 +534,11 @@ mod tests {
                     .iter()
                     .find_map(|line| line.strip_prefix("authorization: "))
                     .unwrap_or_default();
+                let length = head
+                    .iter()
+                    .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                // What is not read when the connection is closed takes the answer with it.
+                std::io::copy(&mut reader.take(length.unwrap_or(0)), &mut std::io::sink()).unwrap();
                 said.lock().unwrap().push(request.clone());
                 let (status, headers, body) = answer(request, grant, &us);
                 let length = body.len();
@@ -573,6 +589,32 @@ mod tests {
         let heard = heard.lock().unwrap();
         let tokens = heard.iter().filter(|line| line.contains("/token"));
         assert_eq!(tokens.count(), 1, "{heard:?}");
+    }
+
+    #[test]
+    fn what_is_streamed_to_a_registry_is_sent_with_the_login_of_its_upload() {
+        let (host, heard) = registry(|request, grant, _| {
+            let challenge = "www-authenticate: Basic realm=\"r\"\r\n".to_owned();
+            let location = "location: /v2/to/blobs/uploads/1\r\n".to_owned();
+            match request.split(' ').next().unwrap() {
+                _ if grant != "Basic bWU6cHc=" => (401, challenge, String::new()),
+                "POST" => (202, location, String::new()),
+                "HEAD" => (404, String::new(), String::new()),
+                "PUT" => (201, String::new(), String::new()),
+                _ => (200, String::new(), "blob".to_owned()),
+            }
+        });
+        let mut auths = Auths::default();
+        auths.add(&host, "me", &Secret::new("pw"));
+        let of = |name: &str| format!("{host}/{name}").parse::<Repository>().unwrap();
+        let text = r#"{"config": {"digest": "sha256:c", "size": 4}}"#;
+        let manifest = Manifest::of(text.into());
+        let copied =
+            client(&host, auths).copy_content(&manifest, &of("from"), &of("to"), &mut |_| {});
+        let heard = heard.lock().unwrap();
+        copied.unwrap_or_else(|error| panic!("{error}: {heard:?}"));
+        let sent = heard.iter().filter(|line| line.starts_with("PUT /v2/to/"));
+        assert_eq!(sent.count(), 1, "{heard:?}");
     }
 
     #[test]
