@@ -84,7 +84,11 @@ impl Egress {
     /// Whether posts to this host may go to this address.
     fn reaches(&self, host: &str, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        if METADATA.contains(&address) {
+        let inner = match address {
+            IpAddr::V6(v6) => embedded(v6).map(IpAddr::V4),
+            IpAddr::V4(_) => None,
+        };
+        if METADATA.contains(&address) || inner.is_some_and(|inner| METADATA.contains(&inner)) {
             return false;
         }
         is_public(address) || self.allow_private || self.names(host)
@@ -108,18 +112,21 @@ fn is_public(address: IpAddr) -> bool {
                 || odd)
         }
         IpAddr::V6(v6) => {
-            let embedded = match v6.segments() {
-                // NAT64 and 6to4 lead to the IPv4 address inside.
-                [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-                    Some(v4(high, low))
-                }
-                _ => None,
-            };
             let odd = v6.is_unspecified() || v6.is_multicast();
             let public =
                 !(v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local() || odd);
-            public && embedded.is_none_or(|inner| is_public(IpAddr::V4(inner)))
+            public && embedded(v6).is_none_or(|inner| is_public(IpAddr::V4(inner)))
         }
+    }
+}
+
+/// The IPv4 address to which NAT64, 6to4 and IPv4-compatible addresses lead.
+fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..]
+        | [0, 0, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
+        _ => None,
     }
 }
 
@@ -180,6 +187,7 @@ mod tests {
             "169.254.169.254",
             "[64:ff9b::a9fe:a9fe]",
             "[2002:7f00:1::]",
+            "[::127.0.0.1]",
             "224.0.0.1",
             "255.255.255.255",
             "240.0.0.1",
@@ -201,7 +209,20 @@ mod tests {
             hosts: vec!["169.254.169.254".to_owned()],
         };
         assert!(refusal(&egress, "http://169.254.169.254/latest").is_some());
-        assert!(refusal(&egress, "http://[::ffff:169.254.169.254]/latest").is_some());
+        for address in [
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::",
+        ] {
+            let egress = Egress {
+                allow_private: true,
+                hosts: Vec::new(),
+            };
+            assert!(
+                refusal(&egress, &format!("http://[{address}]/latest")).is_some(),
+                "{address}"
+            );
+        }
     }
 
     #[test]
