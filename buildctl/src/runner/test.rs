@@ -21,11 +21,15 @@ const OURS: &[&str] = &[
     "PATH",
     "HOME",
     "TMPDIR",
-    "LD_PRELOAD",
-    "LD_LIBRARY_PATH",
-    "XDG_RUNTIME_DIR",
     "GODEBUG",
+    "GCONV_PATH",
+    "GLIBC_TUNABLES",
+    "REGISTRY_AUTH_FILE",
+    "STORAGE_DRIVER",
+    "STORAGE_OPTS",
 ];
+/// Beginnings of such names: of the dynamic linker's, of Buildah's and its libraries'.
+const OUR_PREFIXES: &[&str] = &["LD_", "XDG_", "BUILDAH_", "CONTAINERS_", "_CONTAINERS"];
 
 /// Shells that know what [`THROUGH`] says.
 const SHELLS: &[&str] = &["sh", "ash", "bash", "dash"];
@@ -241,10 +245,7 @@ fn hand_over(
     }
     let mut call = workshop.buildah.call("config");
     for (name, value) in secrets {
-        let taken = OURS.contains(&name.as_str())
-            || name.starts_with("BUILDAH_")
-            || name.starts_with("_CONTAINERS");
-        if taken || value.expose().contains('\0') {
+        if is_ours(name) || value.expose().contains('\0') {
             return Err(Halt::input(format!(
                 "a secret cannot become the variable `{name}`"
             )));
@@ -260,6 +261,10 @@ fn hand_over(
     }
 }
 
+fn is_ours(name: &str) -> bool {
+    OURS.contains(&name) || OUR_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 fn gpus() -> Result<Vec<String>, Halt> {
     let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
     let mut devices: Vec<String> = entries
@@ -273,5 +278,20 @@ fn gpus() -> Result<Vec<String>, Halt> {
         ))
     } else {
         Ok(devices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_that_would_work_on_buildah_are_its_own() {
+        for name in ["PATH", "LD_AUDIT", "CONTAINERS_CONF", "STORAGE_OPTS"] {
+            assert!(is_ours(name), "{name}");
+        }
+        for name in ["API_TOKEN", "STORAGE_KEY", "https_proxy"] {
+            assert!(!is_ours(name), "{name}");
+        }
     }
 }
