@@ -105,7 +105,7 @@ fn take(config: &mut Config, key: &str, text: &str) {
             .ok()
             .filter(|it| !it.is_zero())
     };
-    let number = || text.parse::<u32>().ok();
+    let number = || text.parse::<u32>().ok().filter(|it| *it > 0);
     let Config {
         timeouts, limits, ..
     } = config;
@@ -386,6 +386,7 @@ mod tests {
             entry("test_timeout", "soon"),
             entry("default_resource_limits/memory", "4096"),
             entry("default_resource_limits/cpu", "-1"),
+            entry("default_resource_limits/disk", "0"),
             entry("other", "x"),
         ]);
         let app = Router::new()
