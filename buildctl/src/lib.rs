@@ -52,6 +52,8 @@
 //! - No string of a user is ever read by a shell, HCL, a template or as an option: it travels as base64 and becomes one `argv`
 //!   element. The exception is the user's own test command, which the shell of the tested image reads, inside the image.
 //! - Secrets are references until the run that needs them; no value is in a record, a job specification, an argument or a log.
+//!   The exception is what a submitter gives for webhooks (`webhook_secret`, `webhook_headers`): the record keeps it, and nothing
+//!   shows it again.
 //! - What a run leaves behind (containers, mounts, temporary tags) is removed by name; nothing here removes "all".
 
 pub mod api;

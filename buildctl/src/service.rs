@@ -128,8 +128,7 @@ pub enum Event {
 /// A job as clients see it: no secrets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobView {
-    /// The record with what the engine says of its runs worked in; `webhook_secret` and the values of `webhook_headers` are
-    /// replaced by `[redacted]`.
+    /// The record with what the engine says of its runs worked in, and its configuration as [`JobConfig::redacted`] has it.
     #[serde(flatten)]
     pub job: crate::job::Job,
 }

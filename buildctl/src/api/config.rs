@@ -111,7 +111,7 @@ impl JsonSchema for Nanoseconds {
 /// What to build, how to test it and where to publish it.
 ///
 /// Deserialising is generous whatever the format (see the head of this file), except for [`JobConfig::strictly`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, remote = "Self")]
 #[schemars(
     description = "What to build, how to test it and where to publish it.",
@@ -247,6 +247,16 @@ impl Serialize for JobConfig {
         } else {
             Self::serialize(self, serializer)
         }
+    }
+}
+
+/// Redacted: it may end in a log.
+impl fmt::Debug for JobConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = serde_json::to_string(&self.redacted()).map_err(|_| fmt::Error)?;
+        f.debug_tuple("JobConfig")
+            .field(&format_args!("{text}"))
+            .finish()
     }
 }
 

@@ -336,6 +336,8 @@ fn no_secret_leaves() {
         serde_json::to_string(&JobRecord::from(&job)),
         serde_json::to_string(&WebhookPayload::of(&job, &notice("job.failed"))),
         serde_json::to_string(&job.config.redacted()),
+        serde_json::to_string(&JobView::of(job.clone())),
+        Ok(format!("{job:?}")),
     ];
     for answer in answers {
         let answer = answer.unwrap();

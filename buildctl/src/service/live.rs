@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use runyard_common::secret::REDACTED;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
@@ -50,14 +49,7 @@ struct Inner {
 impl JobView {
     /// A job as clients see it.
     pub fn of(mut job: Job) -> Self {
-        let config = &mut job.config;
-        let secrets = config
-            .webhook_headers
-            .values_mut()
-            .chain([&mut config.webhook_secret]);
-        secrets
-            .filter(|secret| !secret.is_empty())
-            .for_each(|secret| REDACTED.clone_into(secret));
+        job.config = job.config.redacted();
         Self { job }
     }
 }
