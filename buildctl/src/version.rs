@@ -12,7 +12,6 @@
 
 use std::{
     fmt, fs, io,
-    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -26,7 +25,7 @@ use rustix::fs::FlockOperation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::names::Tag;
+use crate::{names::Tag, state::file};
 
 /// Where the file is, unless a job file's `deploy_dir` says something else.
 pub const DEPLOY_DIR: &str = "./deploy";
@@ -245,10 +244,7 @@ impl VersionFile {
             "version:\n    major: {}\n    minor: {}\n    patch: {}\n",
             version.major, version.minor, version.patch
         );
-        let path = self.path();
-        // A link stays one: what it points to is replaced.
-        let target = fs::canonicalize(&path).unwrap_or(path);
-        replace(&target, &text).map_err(|error| self.cannot("write", error))
+        file::rewrite(&self.path(), text.as_bytes()).map_err(|error| self.cannot("write", error))
     }
 
     fn cannot(&self, what: &str, error: io::Error) -> Failure {
@@ -257,24 +253,6 @@ impl VersionFile {
             .caused_by(error)
             .hint("name another folder with --deploy-dir")
     }
-}
-
-/// Replaces a file in one step, by a new one beside it, which has the old one's permissions.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let beside = path.with_extension(format!("yaml.{}.new", std::process::id()));
-    let written = (|| {
-        let mut file = fs::File::create(&beside)?;
-        file.write_all(text.as_bytes())?;
-        if let Ok(old) = fs::metadata(path) {
-            file.set_permissions(old.permissions())?;
-        }
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
-    written
 }
 
 /// The branch that is checked out in `dir`; none in a detached state, outside of a repository, or without Git.

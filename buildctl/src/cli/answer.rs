@@ -10,8 +10,7 @@ use runyard_common::{
 };
 use serde_json::{Map, Value, json};
 
-use super::diary;
-use crate::{api::StatusAnswer, job::Job, service::JobView};
+use crate::{api::StatusAnswer, job::Job, service::JobView, state::file};
 
 /// Says how a job is: all there is for programs, what matters for people.
 pub(super) fn status(printer: &Printer, view: &JobView) -> anyhow::Result<()> {
@@ -94,7 +93,7 @@ pub(super) fn write_metadata(path: &Path, job: &Job) -> Result<(), Failure> {
     let mut text = serde_json::to_vec_pretty(&metadata(job))
         .map_err(|error| unwritable(path, error.into()))?;
     text.push(b'\n');
-    diary::replace(path, &text).map_err(|error| unwritable(path, error))
+    file::rewrite(path, &text).map_err(|error| unwritable(path, error))
 }
 
 fn metadata(job: &Job) -> Value {

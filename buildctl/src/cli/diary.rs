@@ -13,7 +13,7 @@ use std::{
     fmt::Write as _,
     fs::{self, File},
     io::{self, BufWriter, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -29,6 +29,7 @@ use crate::{
     logs::Line,
     phase::{Phase, Run},
     service::{Builds, LogQuery},
+    state::file,
     version::DEPLOY_DIR,
 };
 
@@ -107,9 +108,9 @@ impl Diary {
         let folder = self.folder(job.id);
         fs::create_dir_all(&folder)?;
         let metadata = serde_saphyr::to_string(&metadata(job)).map_err(io::Error::other)?;
-        replace(&folder.join("metadata.yaml"), metadata.as_bytes())?;
+        file::rewrite(&folder.join("metadata.yaml"), metadata.as_bytes())?;
         if job.state.is_terminal() {
-            replace(&folder.join("status.md"), status(job).as_bytes())?;
+            file::rewrite(&folder.join("status.md"), status(job).as_bytes())?;
         }
         self.enter(job)
     }
@@ -138,7 +139,7 @@ impl Diary {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
         };
-        replace(&path, with_entry(&old, job.id, &entry(job)).as_bytes())
+        file::rewrite(&path, with_entry(&old, job.id, &entry(job)).as_bytes())
     }
 
     /// Holds the folder until it is dropped; nothing is left behind in it.
@@ -147,20 +148,6 @@ impl Diary {
         rustix::fs::flock(&folder, FlockOperation::LockExclusive)?;
         Ok(folder)
     }
-}
-
-/// Replaces a file in one step, by a new one beside it.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // A link stays one: what it points to is replaced.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let beside = crate::state::file::beside(&target);
-    let written = File::create(&beside)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_data()))
-        .and_then(|()| fs::rename(&beside, &target));
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
-    written
 }
 
 /// The log files of a job while they are written.
@@ -201,7 +188,7 @@ impl LogFiles {
         let slot = match self.open.entry(phase) {
             std::collections::btree_map::Entry::Occupied(slot) => slot.into_mut(),
             std::collections::btree_map::Entry::Vacant(slot) => {
-                let beside = crate::state::file::beside(&path);
+                let beside = file::beside(&path);
                 let file = BufWriter::new(File::create(&beside)?);
                 slot.insert((beside, file))
             }

@@ -57,6 +57,22 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&temporary.0, path).map_err(|error| explained("write", path, error))
 }
 
+/// Replaces a file that is not of the state but of whoever runs this: a link stays one, and what is replaced keeps its
+/// permissions.
+pub fn rewrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let temporary = Temporary(beside(&target));
+    // A process that died may have had our number and left this.
+    let _ = fs::remove_file(&temporary.0);
+    let mut file = File::create_new(&temporary.0)?;
+    file.write_all(bytes)?;
+    if let Ok(old) = fs::metadata(&target) {
+        file.set_permissions(old.permissions())?;
+    }
+    file.sync_data()?;
+    fs::rename(&temporary.0, &target)
+}
+
 /// Writes a file unless there is one; whether it did. Of several at once, one does.
 pub fn create(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     let is_new = link(&Temporary::write(path, bytes, true)?, path)?;
@@ -149,6 +165,21 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_is_rewritten_stays_a_link_and_keeps_its_permissions() {
+        let folder = tempdir();
+        let (path, link) = (folder.path().join("a"), folder.path().join("link"));
+        rewrite(&path, b"one").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        rewrite(&link, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]
