@@ -63,6 +63,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod consul;
+mod hex;
 pub mod job;
 pub mod jobfile;
 pub mod ledger;

@@ -23,6 +23,7 @@ use sha2::Sha256;
 
 use crate::{
     api::{JobConfig, WebhookPayload},
+    hex::hex,
     job::{Job, Notice},
     reconcile::Delivery,
 };
@@ -166,18 +167,13 @@ fn headers(config: &JobConfig, notice: &Notice, body: &[u8]) -> HeaderMap {
 
 /// What a receiver compares: `sha256=` and the hexadecimal HMAC-SHA256 of the body.
 pub fn signature(secret: &str, body: &[u8]) -> String {
-    use std::fmt::Write;
-
-    let mut text = "sha256=".to_owned();
     // HMAC takes keys of any length.
-    if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) {
+    let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes());
+    let digits = mac.map(|mut mac| {
         mac.update(body);
-        for byte in mac.finalize().into_bytes() {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-    }
-    text
+        hex(mac.finalize().into_bytes())
+    });
+    format!("sha256={}", digits.unwrap_or_default())
 }
 
 #[cfg(test)]

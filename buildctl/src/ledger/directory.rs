@@ -9,7 +9,6 @@
 
 use std::{
     collections::HashMap,
-    fmt::Write as _,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -23,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Claim, Created, Ledger, LedgerError, Replaced, Versioned};
 use crate::{
+    hex::hex,
     job::{Job, JobId},
     state::{StateRoot, blocking, file, lock::Lock, make_folder},
 };
@@ -291,12 +291,7 @@ impl Folder {
     }
 
     fn claim_file(&self, key: &str) -> PathBuf {
-        let mut name = String::with_capacity(64);
-        for byte in Sha256::digest(key) {
-            // Writing to a string cannot fail.
-            let _ = write!(name, "{byte:02x}");
-        }
-        self.root.images().join(name)
+        self.root.images().join(hex(Sha256::digest(key)))
     }
 
     /// Held while claims change; never for long.

@@ -14,7 +14,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     io::{Read, Write as _},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -35,6 +34,7 @@ use tokio::time::sleep;
 
 use super::{Claim, Created, Ledger, LedgerError, Replaced, Versioned};
 use crate::{
+    hex::hex,
     job::{Job, JobId},
     scheduler::nomad::{ApiError, NomadApi, absent},
 };
@@ -362,12 +362,7 @@ fn path_of(id: JobId) -> String {
 
 /// A variable's path may hold letters, digits, `-`, `_`, `~` and `/`, and be 128 characters long: less than an image's name.
 fn path_of_claim(key: &str) -> String {
-    let mut path = CLAIMS.to_owned();
-    for byte in Sha256::digest(key) {
-        // Writing to a string cannot fail.
-        let _ = write!(path, "{byte:02x}");
-    }
-    path
+    format!("{CLAIMS}{}", hex(Sha256::digest(key)))
 }
 
 fn holder(claim: &Variable) -> Option<JobId> {

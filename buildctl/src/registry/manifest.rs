@@ -1,12 +1,10 @@
 //! Manifests: bytes that are never changed, and what they refer to (OCI Image Specification, "Image Manifest" and "Image Index";
 //! Docker's "Image Manifest Version 2, Schema 2", which has the same fields).
 
-use std::fmt::Write as _;
-
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::names::Digest;
+use crate::{hex::hex, names::Digest};
 
 /// What is asked for, in the form of an `Accept` header.
 pub(super) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
@@ -113,12 +111,9 @@ fn content(bytes: &[u8]) -> Content {
 }
 
 fn digest(bytes: &[u8]) -> Digest {
-    let mut text = String::from("sha256:");
-    for byte in Sha256::digest(bytes) {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text.parse().expect("64 digits were just written")
+    format!("sha256:{}", hex(Sha256::digest(bytes)))
+        .parse()
+        .expect("64 digits were just written")
 }
 
 #[cfg(test)]

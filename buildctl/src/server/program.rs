@@ -18,6 +18,7 @@ use super::{
     Context,
     answer::{Asked, Refusal},
 };
+use crate::hex::hex;
 
 /// Bytes that are read at once.
 const BLOCK: usize = 128 << 10;
@@ -67,7 +68,7 @@ impl Program {
                 }
             }
         }
-        Ok(hexadecimal(&hash.finalize()))
+        Ok(hex(hash.finalize()))
     }
 
     /// Its bytes, read as they are sent.
@@ -91,14 +92,6 @@ impl Program {
         let next = at + block.len() as u64;
         Ok((!block.is_empty()).then_some((block, next)))
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits
-        .map(|digit| char::from(DIGITS[usize::from(digit)]))
-        .collect()
 }
 
 /// What the asking machine is.

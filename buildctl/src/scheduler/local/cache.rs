@@ -11,7 +11,10 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::LocalConfig;
-use crate::state::{StateRoot, file, lock::Lock};
+use crate::{
+    hex::hex,
+    state::{StateRoot, file, lock::Lock},
+};
 
 /// The name of an owner's folder: what can be read of the owner, and a part of its hash.
 pub(crate) fn owner_key(owner: &str) -> String {
@@ -27,10 +30,7 @@ pub(crate) fn owner_key(owner: &str) -> String {
         .take(32)
         .collect();
     let hash = Sha256::digest(owner);
-    format!(
-        "{readable}-{:02x}{:02x}{:02x}{:02x}",
-        hash[0], hash[1], hash[2], hash[3]
-    )
+    format!("{readable}-{}", hex(&hash[..4]))
 }
 
 /// What became of a store that is larger than it may be.

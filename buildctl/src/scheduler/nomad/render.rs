@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     config::Driver,
+    hex::hex,
     job::{Job, JobId},
     phase::{Built, Phase, Run},
     runner::{
@@ -317,7 +318,7 @@ impl Sheet<'_> {
             "Meta": {
                 OF_JOB: self.job.id.to_string(), OF_RUN: self.run.to_string(), OF_TASK: kind.name(),
                 "phase": group_name(self.run),
-                "buildctl-spec-sha256": format!("{:x}", Hex(&Sha256::digest(work))),
+                "buildctl-spec-sha256": hex(Sha256::digest(work)),
             },
             "TaskGroups": [group],
         });
@@ -361,14 +362,6 @@ fn nanoseconds(duration: Duration) -> Value {
     i64::try_from(duration.as_nanos())
         .unwrap_or(i64::MAX)
         .into()
-}
-
-struct Hex<'a>(&'a [u8]);
-
-impl std::fmt::LowerHex for Hex<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
 }
 
 #[cfg(test)]

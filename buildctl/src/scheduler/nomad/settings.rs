@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -14,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::{Config, NomadConfig, RunnerSource},
+    hex::hex,
     runner::work::Registries,
     secrets::SecretRef,
     spec::Defaults,
@@ -136,12 +136,7 @@ fn checksum(path: &Path) -> std::io::Result<String> {
             length => hash.update(&part[..length]),
         }
     }
-    let mut checksum = "sha256:".to_owned();
-    for byte in hash.finalize() {
-        // Writing to a string cannot fail.
-        let _ = write!(checksum, "{byte:02x}");
-    }
-    Ok(checksum)
+    Ok(format!("sha256:{}", hex(hash.finalize())))
 }
 
 #[cfg(test)]
