@@ -24,8 +24,7 @@ use buildctl::{
     mcp::{self, Options},
     phase::Run,
     scheduler::fake::{FakeScheduler, Play},
-    service::{Builds, Policy, Reconciler, Retention, Service},
-    spec::{Conflict, Defaults, Limits, Resources},
+    service::{Builds, Reconciler, Service},
     webhook::{Egress, Webhooks},
 };
 use futures_util::StreamExt;
@@ -33,6 +32,8 @@ use runyard_common::testing::patience;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tower::ServiceExt;
+
+use crate::service::policy;
 
 /// What the metadata of requests is called in the newer era.
 const META: &str = "io.modelcontextprotocol";
@@ -68,38 +69,6 @@ fn play(job: &Job, run: Run) -> Play {
             "1 failed, 2 passed",
         ]),
         (run, _) => Play::default().saying([format!("{run} says this")]),
-    }
-}
-
-fn policy() -> Policy {
-    let resources = Resources {
-        cpu: 1000,
-        memory: 1024,
-        disk: 2048,
-    };
-    Policy {
-        defaults: Defaults {
-            build_timeout: Duration::from_mins(30),
-            test_timeout: Duration::from_mins(15),
-            limits: Limits {
-                build: resources,
-                test: resources,
-                publish: resources,
-            },
-            conflict: Conflict::Reject,
-            allow_file_urls: false,
-            allow_directories: false,
-            vault_roles: Vec::new(),
-        },
-        publish_timeout: Duration::from_mins(15),
-        queue_timeout: Duration::from_hours(1),
-        kill_grace: Duration::from_secs(30),
-        log_bytes: 1 << 20,
-        retention: Retention {
-            records: Duration::from_hours(240),
-            logs: Duration::from_hours(24),
-        },
-        rounds: buildctl::service::Rounds::default(),
     }
 }
 

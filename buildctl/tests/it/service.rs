@@ -35,7 +35,8 @@ pub(crate) struct Bench {
     pub(crate) service: Service,
 }
 
-fn policy() -> Policy {
+/// What holds for all jobs of a bench.
+pub(crate) fn policy() -> Policy {
     let resources = Resources {
         cpu: 1000,
         memory: 1024,
