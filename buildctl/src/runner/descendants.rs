@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, wait};
 
 /// Kills everything below `pid`, and what is forked meanwhile; not `pid` itself.
 pub(super) fn kill(pid: Pid) {
@@ -12,9 +12,8 @@ pub(super) fn kill(pid: Pid) {
         if below.is_empty() {
             return;
         }
-        for pid in below {
-            // It can only have ended meanwhile; its number is not free until its parent collects it.
-            let _ = kill_process(pid, Signal::KILL);
+        for process in &below {
+            end(process);
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -29,28 +28,40 @@ pub(super) fn kill_own() {
         if below.is_empty() {
             return;
         }
-        for pid in below {
-            let _ = kill_process(pid, Signal::KILL);
+        for process in &below {
+            end(process);
         }
         while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
+/// Kills a process that was seen, and no other that has its number by now: its parent may have collected it meanwhile. Says
+/// whether it was there to be killed.
+pub(super) fn end(seen: &Process) -> bool {
+    let handle = Pid::from_raw(seen.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    // Looked at once more after it is held: from then on the number is its own.
+    handle
+        .filter(|_| process(seen.pid).is_some_and(|now| now.began == seen.began))
+        .is_some_and(|handle| pidfd_send_signal(handle, Signal::KILL).is_ok())
+}
+
 /// All processes below one, those that have ended and were not collected left out.
-fn below(pid: Pid) -> Vec<Pid> {
+fn below(pid: Pid) -> Vec<Process> {
     let processes: Vec<Process> = all().collect();
-    let mut found = vec![pid];
-    let mut next = 0;
-    while let Some(parent) = found.get(next).copied() {
-        let parent = parent.as_raw_nonzero().get();
+    let below = |parent: i32| {
         let children = processes
             .iter()
-            .filter(|process| process.parent == parent && process.state != 'Z');
-        found.extend(children.filter_map(|process| Pid::from_raw(process.pid)));
+            .filter(move |process| process.parent == parent && process.state != 'Z');
+        children.cloned()
+    };
+    let mut found: Vec<Process> = below(pid.as_raw_nonzero().get()).collect();
+    let mut next = 0;
+    while let Some(parent) = found.get(next).map(|process| process.pid) {
+        found.extend(below(parent));
         next += 1;
     }
-    found.split_off(1)
+    found
 }
 
 /// A process, as `/proc/PID/stat` has it.
@@ -96,7 +107,10 @@ fn read(pid: i32, stat: &str) -> Option<Process> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
+    use std::{
+        os::unix::process::ExitStatusExt,
+        process::{Command, Stdio},
+    };
 
     use super::*;
 
@@ -113,6 +127,19 @@ mod tests {
             ),
             ('S', 3, 5, 4242)
         );
+    }
+
+    #[test]
+    fn who_has_the_number_of_one_that_was_seen_is_left_alone() {
+        let mut cat = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let seen = process(cat.id().cast_signed()).unwrap();
+        let other = Process {
+            began: seen.began - 1,
+            ..seen.clone()
+        };
+        assert!(!end(&other));
+        assert!(end(&seen));
+        assert_eq!(cat.wait().unwrap().signal(), Some(9));
     }
 
     #[test]

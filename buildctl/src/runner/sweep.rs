@@ -6,10 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::{
-    fs::{FlockOperation, flock},
-    process::{Pid, Signal, kill_process},
-};
+use rustix::fs::{FlockOperation, flock};
 
 use super::{
     descendants::{self, Process},
@@ -116,12 +113,10 @@ pub(super) fn programs(folder: &Path) -> usize {
         if found.is_empty() {
             break;
         }
-        for pid in found
+        killed += found
             .iter()
-            .filter_map(|process| Pid::from_raw(process.pid))
-        {
-            killed += usize::from(kill_process(pid, Signal::KILL).is_ok());
-        }
+            .filter(|process| descendants::end(process))
+            .count();
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     if let Ok(group) = fs::read_to_string(folder.join("cgroup")) {
