@@ -65,6 +65,7 @@ use crate::phase::{Ending, FailureKind, Outcome, RunFailure};
 
 pub use commands::commands;
 pub use report::{Report, Usage};
+pub(crate) use store::driver_options;
 pub use sweep::{Swept, sweep};
 
 /// The variable that may hold the work, as base64 of its JSON.

@@ -74,10 +74,10 @@ impl Buildah {
                 .unwrap_or_else(|| "chroot".to_owned()),
             own: storage.root.is_some(),
         };
-        let known = storage.driver.clone().or_else(|| {
-            let remembered = Ground::of(storage.root.as_ref()?).file("driver");
-            Some(fs::read_to_string(remembered).ok()?.trim().to_owned())
-        });
+        let known = storage
+            .driver
+            .clone()
+            .or_else(|| remembered(storage.root.as_ref()?));
         if let (Some(root), Some(driver)) = (&storage.root, &known) {
             return Ok(made(root, driver));
         }
@@ -321,6 +321,17 @@ impl Buildah {
             .filter(|path| path.to_string_lossy().ends_with(ending))
             .collect()
     }
+}
+
+/// The options with which others call Buildah for a store of ours: those of the driver that a run found to work there; none if
+/// no run has found one.
+pub(crate) fn driver_options(root: &Path) -> Option<Vec<OsString>> {
+    remembered(root).map(|driver| driver_flags(&driver))
+}
+
+fn remembered(root: &Path) -> Option<String> {
+    let text = fs::read_to_string(Ground::of(root).file("driver")).ok()?;
+    Some(text.trim().to_owned())
 }
 
 fn driver_flags(driver: &str) -> Vec<OsString> {

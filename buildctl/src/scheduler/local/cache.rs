@@ -2,6 +2,7 @@
 //! holds a share of the lock of the store that it uses; a store is pruned only while nobody does.
 
 use std::{
+    ffi::OsString,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -13,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::LocalConfig;
 use crate::{
     hex::hex,
+    runner::driver_options,
     state::{StateRoot, file, lock::Lock},
 };
 
@@ -86,10 +88,8 @@ fn rmi(store: &Path, config: &LocalConfig, what: &[&str]) -> io::Result<()> {
         .arg("--root")
         .arg(store.join("root"))
         .arg("--runroot")
-        .arg(store.join("run"));
-    if let Some(driver) = config.storage_driver.clone().or_else(|| driver_of(store)) {
-        command.arg("--storage-driver").arg(driver);
-    }
+        .arg(store.join("run"))
+        .args(driver(store, config.storage_driver.as_deref()));
     let output = command
         .arg("rmi")
         .args(what)
@@ -101,6 +101,17 @@ fn rmi(store: &Path, config: &LocalConfig, what: &[&str]) -> io::Result<()> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(io::Error::other(said.trim().to_owned()))
+}
+
+/// How Buildah is told the driver of a store: the one that is configured, else the one that runs use there, which may need more
+/// than its name, else the one that it was made with.
+fn driver(store: &Path, configured: Option<&str>) -> Vec<OsString> {
+    let named = |driver: &str| vec!["--storage-driver".into(), driver.into()];
+    configured
+        .map(named)
+        .or_else(|| driver_options(&store.join("root")))
+        .or_else(|| driver_of(store).as_deref().map(named))
+        .unwrap_or_default()
 }
 
 /// The driver that a store was made with: containers/storage has a folder `<driver>-images` in each.
@@ -151,6 +162,25 @@ mod tests {
                 "{key}"
             );
         }
+    }
+
+    #[test]
+    fn a_store_is_pruned_with_the_driver_that_runs_use_there() {
+        let store = tempdir();
+        let given = |configured| driver(store.path(), configured);
+        assert!(given(None).is_empty());
+        fs::create_dir_all(store.path().join("root/overlay-images")).unwrap();
+        assert_eq!(given(None), ["--storage-driver", "overlay"]);
+        fs::create_dir_all(store.path().join("root/buildctl")).unwrap();
+        fs::write(store.path().join("root/buildctl/driver"), "fuse-overlayfs").unwrap();
+        let options = given(None);
+        assert!(
+            options
+                .iter()
+                .any(|it| it == "overlay.mount_program=/usr/bin/fuse-overlayfs"),
+            "{options:?}"
+        );
+        assert_eq!(given(Some("vfs")), ["--storage-driver", "vfs"]);
     }
 
     #[test]
