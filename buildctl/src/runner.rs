@@ -15,7 +15,7 @@
 //! - Secrets are in files that only the owner can read and in the environment of one program; never in arguments, and masked in
 //!   the log.
 //! - Containers are removed by name: a build's are known by a mark that Buildah writes down with each of them. What a run that was
-//!   killed left is removed by [`sweep`], or by the next run that is alone in the store.
+//!   killed left is removed by [`sweep()`], or by the next run that is alone in the store.
 
 mod build;
 mod commands;
