@@ -17,6 +17,7 @@ use futures_util::StreamExt;
 use reqwest::{
     Client, StatusCode, Url,
     header::{HeaderMap, HeaderValue},
+    redirect::Policy,
 };
 use runyard_common::{
     backoff::{Backoff, random},
@@ -181,6 +182,8 @@ impl Mirror {
         }
         let http = Client::builder()
             .timeout(LIMIT)
+            // Consul does not redirect, and its token is for nobody else.
+            .redirect(Policy::none())
             .default_headers(headers)
             .build()
             .map_err(|error| refuse(error.without_url().to_string()))?;

@@ -18,9 +18,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 
 use super::{halt::Halt, session::Session, work::Work};
+use crate::state::lock::try_flock;
 
 /// The folder of a store's own things.
 #[derive(Clone, Debug)]
@@ -52,10 +53,11 @@ impl Ground {
         let failed = |error: &io::Error| Halt::io(self.0.display(), error);
         folder(&self.runs()).map_err(|error| failed(&error))?;
         let lock = self.lock().map_err(|error| failed(&error))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        let attempt = |operation| try_flock(&lock, operation).map_err(|error| failed(&error));
+        if attempt(FlockOperation::NonBlockingLockExclusive)? {
             return Ok((lock, true));
         }
-        while flock(&lock, FlockOperation::NonBlockingLockShared).is_err() {
+        while !attempt(FlockOperation::NonBlockingLockShared)? {
             // Somebody prunes; that takes a moment.
             if !session.stop.pause(Duration::from_millis(20)) {
                 return Err(Halt::Stopped);

@@ -293,9 +293,28 @@ impl Session<'_> {
         let _ = file.and_then(|mut file| writeln!(file, "{pid} {began}"));
     }
 
-    /// Logs what a program says until it has ended.
+    /// Logs what a program says until it has ended. One that cannot be watched is ended.
     fn attend(&mut self, mut child: Child, call: &Call) -> io::Result<Ended> {
-        let pid = Pid::from_child(&child);
+        let watched = self.watch(&mut child, call);
+        if watched.is_err() {
+            kill_group(Pid::from_child(&child));
+        }
+        // Before it is collected, and its number may be another's.
+        if call.cleanup.is_none() {
+            self.stop.ended();
+        }
+        let status = child.wait();
+        let (mut said, status) = (watched?, status?);
+        said.finish(&mut self.log);
+        Ok(Ended {
+            status,
+            output: said.output,
+            heard: said.heard,
+        })
+    }
+
+    fn watch(&mut self, child: &mut Child, call: &Call) -> io::Result<Said> {
+        let pid = Pid::from_child(child);
         let process = pidfd_open(pid, PidfdFlags::empty())?;
         let mut pipes = [
             (Stream::Stdout, child.stdout.take().map(Into::into)),
@@ -322,16 +341,7 @@ impl Session<'_> {
             }
             alive = alive && !ready[2];
         }
-        if call.cleanup.is_none() {
-            self.stop.ended();
-        }
-        let status = child.wait()?;
-        said.finish(&mut self.log);
-        Ok(Ended {
-            status,
-            output: said.output,
-            heard: said.heard,
-        })
+        Ok(said)
     }
 }
 

@@ -4,11 +4,17 @@
 use std::{
     ffi::OsString,
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 use sha2::{Digest, Sha256};
 
 use super::LocalConfig;
@@ -17,6 +23,9 @@ use crate::{
     runner::driver_options,
     state::{StateRoot, file, lock::Lock},
 };
+
+/// How long Buildah may take to remove images: meanwhile no run gets into the store.
+const RMI_LIMIT: Duration = Duration::from_mins(10);
 
 /// The name of an owner's folder: what can be read of the owner, and a part of its hash.
 pub(crate) fn owner_key(owner: &str) -> String {
@@ -90,17 +99,50 @@ fn rmi(store: &Path, config: &LocalConfig, what: &[&str]) -> io::Result<()> {
         .arg("--runroot")
         .arg(store.join("run"))
         .args(driver(store, config.storage_driver.as_deref()));
-    let output = command
-        .arg("rmi")
-        .args(what)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .output()?;
+    command.arg("rmi").args(what).current_dir("/");
+    let output = within(RMI_LIMIT, &mut command)?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(io::Error::other(said.trim().to_owned()))
+}
+
+/// The end of a command that says little; one that takes longer is killed, which is an error.
+fn within(limit: Duration, command: &mut Command) -> io::Result<Output> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let deadline = Instant::now() + limit;
+    let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
+        .map_err(io::Error::from)
+        .and_then(|process| readable_before(deadline, &process));
+    if !matches!(ended, Ok(true)) {
+        // It has not been collected; it can only have ended.
+        let _ = child.kill();
+    }
+    let output = child.wait_with_output()?;
+    if ended? {
+        return Ok(output);
+    }
+    let what = command.get_program().display();
+    Err(io::Error::new(
+        io::ErrorKind::TimedOut,
+        format!("no end of {what} within {limit:?}; it was killed"),
+    ))
+}
+
+fn readable_before(deadline: Instant, file: &impl AsFd) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => {}
+            ready => return Ok(ready? > 0),
+        }
+    }
 }
 
 /// How Buildah is told the driver of a store: the one that is configured, else the one that runs use there, which may need more
@@ -151,6 +193,19 @@ mod tests {
     use runyard_common::testing::tempdir;
 
     use super::*;
+
+    #[test]
+    fn a_program_that_does_not_end_is_killed_and_one_that_does_is_heard() {
+        let mut endless = Command::new("sleep");
+        let error = within(Duration::from_millis(10), endless.arg("1000")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let mut quick = Command::new("sh");
+        let output = within(RMI_LIMIT, quick.args(["-c", "echo no >&2; exit 3"])).unwrap();
+        assert_eq!(
+            (output.status.code(), &*output.stderr),
+            (Some(3), &b"no\n"[..])
+        );
+    }
 
     #[test]
     fn owners_that_look_alike_have_stores_of_their_own() {

@@ -24,6 +24,13 @@ pub(super) fn remove_orphans(root: &StateRoot, older_than: Duration) -> io::Resu
         let Some(_alone) = Lock::try_exclusive(&supervisor::lock_file(root, id))? else {
             continue;
         };
+        // Held until all is gone, too: a job that is handed in once more under its old id is written under it.
+        let Some(_record) = Lock::try_exclusive(&folder.join("record.lock"))? else {
+            continue;
+        };
+        if folder.join("record.json").exists() {
+            continue;
+        }
         fs::remove_dir_all(&folder).map_err(|error| file::explained("remove", &folder, error))?;
         removed.push(id);
     }

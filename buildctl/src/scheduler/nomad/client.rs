@@ -14,6 +14,7 @@ use reqwest::{
     Certificate, Client, ClientBuilder, Identity, Method, Response, StatusCode, Url,
     dns::{Addrs, Name, Resolve, Resolving},
     header::{HeaderMap, HeaderValue},
+    redirect::Policy,
 };
 use runyard_common::{
     backoff::{Backoff, random},
@@ -174,6 +175,8 @@ impl NomadApi {
         let mut builder = Client::builder()
             .user_agent(concat!("buildctl/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(5))
+            // Nomad does not redirect, and its token is for nobody else.
+            .redirect(Policy::none())
             .pool_max_idle_per_host(SHORT)
             .default_headers(headers(config)?);
         if let Some(socket) = socket {
