@@ -590,18 +590,20 @@ fn what_nobody_swept_is_removed_by_the_next_one_that_is_alone() {
 }
 
 #[test]
-fn a_cleared_cache_is_built_anew() {
+fn a_cleared_cache_is_built_anew_and_an_empty_one_may_be_cleared() {
     if !ready() {
         return;
     }
     let registry = Registry::open();
     let yard = Yard::of(&registry);
     let repository = Repository::with(DOCKERFILE);
-    yard.built(yard.build(&repository.url(), "main"));
     let mut work = yard.build(&repository.url(), "main");
     if let Task::Build { clear_cache, .. } = &mut work.task {
         *clear_cache = true;
     }
+    // Also where there is nothing to forget yet.
+    yard.built(work.clone());
+    work.job = buildctl::job::JobId::random();
     let ended = yard.run(work);
     assert!(!ended.log.contains("Using cache"), "{}", ended.log);
     ended.built();
