@@ -115,18 +115,25 @@ async fn cleanup(
     } else if request.job_id.is_empty() {
         return Ok(Json(Cleaned::default().into()));
     } else {
-        Cleanup::Job(job(&request.job_id)?)
+        match job(&request.job_id) {
+            Ok(id) => Cleanup::Job(id),
+            Err(Refusal(answer)) => return Ok(Json(not_cleaned(&answer.error))),
+        }
     };
     match context.builds.cleanup(what).await {
         Ok(cleaned) => Ok(Json(cleaned.into())),
         Err(error @ (BuildError::NotFound(_) | BuildError::WrongState(_))) => {
-            Ok(Json(CleanupAnswer {
-                success: false,
-                cleaned_jobs: Vec::new(),
-                message: format!("Cleanup failed: {error}"),
-            }))
+            Ok(Json(not_cleaned(&error.to_string())))
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+fn not_cleaned(why: &str) -> CleanupAnswer {
+    CleanupAnswer {
+        success: false,
+        cleaned_jobs: Vec::new(),
+        message: format!("Cleanup failed: {why}"),
     }
 }
 

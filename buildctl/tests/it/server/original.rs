@@ -79,6 +79,16 @@ async fn a_job_is_submitted_looked_at_and_forgotten_below_both_prefixes() {
         );
         assert_eq!(stage.post(&at("purgeJob"), &of).await.status, 204);
         assert_eq!(stage.post(&at("getStatus"), &of).await.status, 404);
+        for unknown in [of, json!({"job_id": "nope"})] {
+            let refused = stage.post(&at("cleanup"), &unknown).await;
+            assert_eq!(
+                (refused.status, refused.json()),
+                (
+                    200,
+                    json!({"success": false, "cleaned_jobs": null, "message": "Cleanup failed: Job not found"})
+                )
+            );
+        }
     }
 }
 
