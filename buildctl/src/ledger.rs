@@ -14,7 +14,10 @@ pub mod variables;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::stream::BoxStream;
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 
 use crate::job::{Job, JobId};
 
@@ -110,6 +113,11 @@ pub trait Ledger: Send + Sync {
 
     /// Jobs whose records may have changed, by whomever, as it happens. Never ends; may repeat itself.
     fn changes(&self) -> BoxStream<'static, JobId>;
+
+    /// Changes of this job's record where [`Ledger::changes`] leaves them out; elsewhere nothing, for ever.
+    fn changes_besides(&self, _id: JobId) -> BoxStream<'static, JobId> {
+        stream::pending().boxed()
+    }
 
     /// Whether it can be read and written now, for `/health`.
     async fn healthy(&self) -> Result<(), LedgerError>;

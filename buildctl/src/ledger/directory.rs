@@ -16,7 +16,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::stream::BoxStream;
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -99,6 +102,13 @@ impl Ledger for DirectoryLedger {
 
     fn changes(&self) -> BoxStream<'static, JobId> {
         self.folder.root.changes(self.only)
+    }
+
+    fn changes_besides(&self, id: JobId) -> BoxStream<'static, JobId> {
+        match self.only {
+            Some(only) if only != id => self.folder.root.changes(Some(id)),
+            _ => stream::pending().boxed(),
+        }
     }
 
     async fn healthy(&self) -> Result<(), LedgerError> {

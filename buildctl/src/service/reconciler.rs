@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, future::BoxFuture, stream::BoxStream};
 use runyard_common::backoff::{Backoff, random};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -178,6 +178,7 @@ impl Reconciler {
     /// Moves a job along until it is settled or gone. Never gives up.
     pub async fn drive(&self, id: JobId) {
         let mut ear = self.news.listen();
+        let mut rival: Option<(JobId, BoxStream<'static, JobId>)> = None;
         let mut failures = 0;
         let backoff = Backoff {
             initial: Duration::from_millis(500),
@@ -204,9 +205,16 @@ impl Reconciler {
                     continue;
                 }
             };
+            if rival.as_ref().map(|(rival, _)| *rival) != behind {
+                rival = behind.map(|rival| (rival, self.ledger.changes_besides(rival)));
+                tokio::time::sleep(BREATH).await;
+                // It may have ended before anybody listened.
+                continue;
+            }
             let about = [id, behind.unwrap_or(id)];
             tokio::select! {
                 () = ear.hear(&about) => {}
+                () = heard_of(&mut rival) => {}
                 () = self.clock.sleep_until(wake) => {}
             }
             tokio::time::sleep(BREATH).await;
@@ -277,6 +285,17 @@ impl Reconciler {
                 }
             }
         })
+    }
+}
+
+/// Returns when something happens to the job that another one waits for.
+async fn heard_of(rival: &mut Option<(JobId, BoxStream<'static, JobId>)>) {
+    let heard = match rival {
+        Some((_, changes)) => changes.next().await,
+        None => None,
+    };
+    if heard.is_none() {
+        std::future::pending::<()>().await;
     }
 }
 

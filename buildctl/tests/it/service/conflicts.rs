@@ -1,7 +1,10 @@
 //! Two jobs for one image, and one job submitted twice.
 
-use buildctl::{job::Failure, service::BuildError};
+use buildctl::{
+    job::Failure, ledger::directory::DirectoryLedger, service::BuildError, state::StateRoot,
+};
 use futures_util::future::join_all;
+use runyard_common::testing::tempdir;
 
 use super::*;
 
@@ -70,6 +73,43 @@ async fn queued_jobs_take_their_turns_in_order() {
     for id in ids {
         bench.settled(id).await;
     }
+}
+
+#[tokio::test]
+async fn who_hears_of_its_own_job_only_hears_that_the_one_before_it_has_ended() {
+    let folder = tempdir();
+    let root = StateRoot::open(&folder.path().join("state")).unwrap();
+    let ledger = DirectoryLedger::new(root);
+    // It stands still, so that nobody looks again for having waited long.
+    let clock = Clock::manual(Timestamp::constant(1_763_000_000, 0));
+    let mut queued = Vec::new();
+    for _ in 0..2 {
+        let job = Job::new(JobId::random(), wanting(Conflict::Queue), clock.now());
+        ledger.create(&job).await.unwrap();
+        clock.advance(Duration::from_secs(1));
+        queued.push(job.id);
+    }
+    let (first, second) = (queued[0], queued[1]);
+    let own = Arc::new(ledger.clone().only(second));
+    let engine = Arc::new(FakeScheduler::new(clock.clone()));
+    let reconciler = Reconciler::new(own, engine, policy(), Webhooks::default());
+    let reconciler = reconciler.with_clock(clock.clone());
+    let mut changes = ledger.changes();
+    let record = async || ledger.get(second).await.unwrap().unwrap().job;
+    let driver = tokio::spawn(async move { reconciler.drive(second).await });
+    while record().await.behind != Some(first) {
+        timeout(patience(), changes.next()).await.expect("news");
+    }
+    // It has looked again because of what it wrote itself, and only listens now.
+    let silence = Duration::from_millis(300);
+    while timeout(silence, changes.next()).await.is_ok() {}
+    let mut known = ledger.get(first).await.unwrap().unwrap();
+    known.job.state = State::Failed;
+    ledger.replace(&known.job, known.version).await.unwrap();
+    while !record().await.claimed {
+        timeout(patience(), changes.next()).await.expect("news");
+    }
+    driver.abort();
 }
 
 #[tokio::test]
