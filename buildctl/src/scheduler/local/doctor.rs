@@ -202,11 +202,13 @@ impl Drop for Probe {
 /// Whether the account has ranges of subordinate ids; rootless containers consist of them, `user_namespaces(7)`.
 fn mappings() -> Finding {
     const CHECK: &str = "subids";
+    const FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let uid = geteuid().as_raw().to_string();
     let name = account(&uid).unwrap_or_else(|| uid.clone());
-    let missing: Vec<_> = ["/etc/subuid", "/etc/subgid"]
+    let missing: Vec<_> = FILES
         .into_iter()
-        .filter(|path| !has_range(&fs::read_to_string(path).unwrap_or_default(), &name, &uid))
+        .filter(|path| !has_range(&text(path), &name, &uid))
         .collect();
     match missing[..] {
         [] => Finding::ok(
@@ -216,7 +218,7 @@ fn mappings() -> Finding {
         _ => Finding::fail(
             CHECK,
             format!("{name} has no range of 65536 in {}", missing.join(" and ")),
-            format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"),
+            add_ranges(first_free(&FILES.map(&text).concat()), &name),
         ),
     }
 }
@@ -228,6 +230,20 @@ fn account(uid: &str) -> Option<String> {
         let name = fields.next()?;
         (fields.nth(1)? == uid).then(|| name.to_owned())
     })
+}
+
+fn add_ranges(first: u64, name: &str) -> String {
+    let range = format!("{first}-{}", first + 65535);
+    format!("usermod --add-subuids {range} --add-subgids {range} {name}")
+}
+
+/// Where a range can begin that nobody has.
+fn first_free(file: &str) -> u64 {
+    let ends = file.lines().filter_map(|line| {
+        let mut numbers = line.split(':').skip(1).map(str::parse::<u64>);
+        numbers.next()?.ok()?.checked_add(numbers.next()?.ok()?)
+    });
+    ends.max().unwrap_or_default().max(100_000)
 }
 
 fn has_range(file: &str, name: &str, uid: &str) -> bool {
@@ -401,6 +417,16 @@ mod tests {
         assert!(has_range(file, "other", "1001"));
         assert!(!has_range(file, "small", "1002"));
         assert!(!has_range(file, "buil", "100"));
+    }
+
+    #[test]
+    fn a_new_range_is_nobody_elses() {
+        assert_eq!(first_free(""), 100_000);
+        assert_eq!(first_free("a:100000:65536\nb:300000:65536\n# c\n"), 365_536);
+        assert_eq!(
+            add_ranges(100_000, "me"),
+            "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 me"
+        );
     }
 
     #[test]
