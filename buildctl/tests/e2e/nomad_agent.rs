@@ -160,6 +160,9 @@ ports {{
 }}
 client {{
   network_interface = "lo"
+  # However full the machine's disk is: what has ended is to be asked about.
+  gc_disk_usage_threshold  = 100
+  gc_inode_usage_threshold = 100
   options = {{ "fingerprint.denylist" = "env_aws,env_azure,env_digitalocean,env_gce" }}
 }}
 plugin "raw_exec" {{

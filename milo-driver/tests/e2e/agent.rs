@@ -406,6 +406,9 @@ client {{
   enabled           = true
   servers           = ["127.0.0.1:{server}"]
   network_interface = "lo"
+  # However full the machine's disk is: what has ended is to be asked about.
+  gc_disk_usage_threshold  = 100
+  gc_inode_usage_threshold = 100
   memory_total_mb   = 4096
   cpu_total_compute = 4000
   options = {{
