@@ -5,6 +5,8 @@
 use std::io::Write;
 use std::process::Command;
 use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -26,6 +28,9 @@ pub(super) struct Lap {
     timed: Vec<Line>,
     /// What clears up; not timed.
     after: Vec<Line>,
+    /// Milliseconds of rest before each lap. The kernel moves a process into a control group much faster when it has just
+    /// done so (its grace periods overlap), which what runs now and then has nothing of.
+    rest: u64,
 }
 
 impl Lap {
@@ -41,9 +46,15 @@ impl Lap {
         self
     }
 
+    /// The same lap with so many milliseconds of rest before it.
+    pub(super) fn rested(self, rest: u64) -> Self {
+        Self { rest, ..self }
+    }
+
     /// Arguments for the helper program, which then prints the milliseconds of each lap in a line.
     pub(super) fn arguments(&self, count: u64) -> Vec<String> {
-        let lap = json!({ "timed": self.timed, "after": self.after }).to_string();
+        let lap =
+            json!({ "timed": self.timed, "after": self.after, "rest": self.rest }).to_string();
         let mut arguments = ["bench", "--role", ROLE].map(str::to_owned).to_vec();
         arguments.extend([count.to_string(), lap]);
         arguments
@@ -54,11 +65,13 @@ impl Lap {
         Ok(Self {
             timed: lines(&lap["timed"])?,
             after: lines(&lap["after"])?,
+            rest: lap["rest"].as_u64().context("a lap without `rest`")?,
         })
     }
 
     /// Milliseconds of one lap.
     fn run(&self) -> Result<f64> {
+        thread::sleep(Duration::from_millis(self.rest));
         let begin = Instant::now();
         let timed = self.timed.iter().try_for_each(|line| run(line));
         let elapsed = begin.elapsed();
@@ -112,7 +125,8 @@ mod tests {
         let lap = Lap::default()
             .timed(["a", "-b c"])
             .timed(["d"])
-            .after(["e"]);
+            .after(["e"])
+            .rested(3);
         let arguments = lap.arguments(7);
         assert_eq!(arguments[..4], ["bench", "--role", "laps", "7"]);
         assert_eq!(Lap::read(&arguments[4]).unwrap(), lap);

@@ -6,7 +6,7 @@
 //! | `java` | `milo-driver run` of a JAR that says a word; floor: `crun run`, and beside it plain `java -jar` |
 //! | `create` | `milo-driver run --detach`; floor: `crun create` and `crun start` |
 //! | `logs` | a JAR that prints many lines to a pipe; floor: plain `java -jar` |
-//! | `plugin` | 50 tasks under an agent: start, end seen, stop, memory; floor of a start: `crun create` and `crun start` |
+//! | `plugin` | 50 tasks under an agent: start, end seen, stop, memory; floor of a start: `crun create` and `crun start` at the same pace |
 //! | `scale` | 200 tasks (100 with `--quick`): memory on the way there, recovery by another plugin |
 //!
 //! Every number has a gate: each command ends with success, each byte of a log arrives, each task of an agent is recovered,

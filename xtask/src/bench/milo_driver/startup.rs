@@ -61,20 +61,21 @@ pub(super) fn detached() -> Case<Lab> {
                         .after(lab.driver(&["rm", "--force", NAME]));
                     lab.laps(&lap, laps(size))?
                 }
-                Side::Peer => create_and_start(lab, laps(size))?,
+                Side::Peer => create_and_start(lab, laps(size), 0)?,
             };
             Ok(vec![stats::median(&times)].into())
         },
     )
 }
 
-/// What crun alone needs until the program of a waiting task is started.
-pub(super) fn create_and_start(lab: &Lab, count: u64) -> Result<Vec<f64>> {
+/// What crun alone needs until the program of a waiting task is started, after so many milliseconds of rest.
+pub(super) fn create_and_start(lab: &Lab, count: u64, rest: u64) -> Result<Vec<f64>> {
     let (folder, id) = (&lab.waiting.folder, &lab.waiting.container);
     let lap = Lap::default()
         .timed(lab.crun(&["create", "--bundle", folder, id]))
         .timed(lab.crun(&["start", id]))
-        .after(lab.crun(&["delete", "--force", id]));
+        .after(lab.crun(&["delete", "--force", id]))
+        .rested(rest);
     lab.laps(&lap, count)
 }
 

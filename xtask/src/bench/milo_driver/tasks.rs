@@ -49,6 +49,9 @@ pub(super) fn as_under_an_agent() -> Vec<&'static str> {
     ]
 }
 
+/// Milliseconds between two starts of tasks one after another: a program's first byte, and a moment.
+const PACE: u64 = 200;
+
 /// 50 tasks: what an agent waits for.
 pub(super) fn fifty() -> Case<Lab> {
     let metrics = vec![
@@ -65,7 +68,7 @@ pub(super) fn fifty() -> Case<Lab> {
     ];
     let case = Case::new("plugin", "50 tasks", metrics, |lab: &Lab, side, size| {
         if side == Side::Peer {
-            let times = startup::create_and_start(lab, size.pick(1, 10, 30))?;
+            let times = startup::create_and_start(lab, size.pick(1, 10, 30), PACE)?;
             return Ok(floor(stats::median(&times), 10));
         }
         let measured = conformance(lab, 50)?;
