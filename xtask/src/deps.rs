@@ -116,6 +116,12 @@ pub(crate) fn ensure() {
     }
 }
 
+/// Those of some programs that are not in `PATH`.
+pub(crate) fn absent<'p>(programs: &[&'p str]) -> Vec<&'p str> {
+    let is_missing = |program: &&&str| find(program).is_none();
+    programs.iter().filter(is_missing).copied().collect()
+}
+
 /// Where a program is, if it is anywhere in `PATH`.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;

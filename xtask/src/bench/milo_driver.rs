@@ -121,11 +121,7 @@ fn cases() -> Vec<Case<Lab>> {
 }
 
 fn refuse_without_means() -> Result<()> {
-    let needed = ["crun", "java", "javac", "jar"];
-    let missing: Vec<_> = needed
-        .into_iter()
-        .filter(|program| deps::find(program).is_none())
-        .collect();
+    let missing = deps::absent(&["crun", "java", "javac", "jar"]);
     if !missing.is_empty() {
         bail!(
             "{} not found: `cargo xtask deps --install` installs what is missing",

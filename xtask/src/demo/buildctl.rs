@@ -19,7 +19,7 @@ const TOOL: &str = "buildctl";
 
 /// Runs the demonstrations. What they need and is not there is one that failed, with what to do.
 pub(crate) fn demonstrate(binary: &Path) -> Result<Vec<Shown>> {
-    let missing = missing();
+    let missing = deps::absent(&["buildah", "git", "docker-registry", "cc"]);
     if !missing.is_empty() {
         let why = format!(
             "{} not found: `cargo xtask deps --install` installs what is missing",
@@ -40,13 +40,6 @@ pub(crate) fn demonstrate(binary: &Path) -> Result<Vec<Shown>> {
             place.directory()
         }),
     ])
-}
-
-fn missing() -> Vec<&'static str> {
-    ["buildah", "git", "docker-registry", "cc"]
-        .into_iter()
-        .filter(|program| deps::find(program).is_none())
-        .collect()
 }
 
 /// A folder with the source, a registry and a service.

@@ -40,7 +40,7 @@ public class Hello {
 
 /// Runs the demonstrations. What they need and is not there is one that failed, with what to do.
 pub(crate) fn demonstrate(binary: &Path) -> Result<Vec<Shown>> {
-    let missing = missing();
+    let missing = deps::absent(&["crun", "java", "javac", "jar"]);
     if !missing.is_empty() {
         let why = format!(
             "{} not found: `cargo xtask deps --install` installs what is missing",
@@ -62,13 +62,6 @@ pub(crate) fn demonstrate(binary: &Path) -> Result<Vec<Shown>> {
         }),
         Shown::of(TOOL, "list the JVMs of this host", || place.jres()),
     ])
-}
-
-fn missing() -> Vec<&'static str> {
-    ["crun", "java", "javac", "jar"]
-        .into_iter()
-        .filter(|program| deps::find(program).is_none())
-        .collect()
 }
 
 /// A folder with the JAR in it, and the name of the container that is left running.
