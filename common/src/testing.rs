@@ -6,15 +6,18 @@
 //! How long a test is patient at most is `RUNYARD_PATIENCE` in seconds, 30 without it; a test that
 //! passes never waits so long.
 
+mod browser;
 mod daemon;
 mod output;
 mod paper;
 mod process;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use browser::Browser;
 pub use daemon::Daemon;
 pub use output::Output;
 pub use paper::Paper;
@@ -27,6 +30,25 @@ pub fn patience() -> Duration {
         .ok()
         .and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(30))
+}
+
+/// A program that not every machine has: what `variable` names, else what `PATH` has. That it is
+/// nowhere is said, for tests that then leave themselves out.
+pub fn program(name: &str, variable: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = named.or_else(|| {
+        std::env::split_paths(&path)
+            .map(|folder| folder.join(name))
+            .find(|file| file.is_file())
+    });
+    if found.is_none() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: needs {name} in PATH or {variable}"
+        );
+    }
+    found
 }
 
 /// A directory of the test's own, removed with the value.

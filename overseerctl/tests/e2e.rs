@@ -3,11 +3,7 @@
 //!
 //! Run by `cargo xtask e2e overseerctl`, which builds the binary and names it in `OVERSEERCTL_BIN`.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "in tests a panic is the failure, and a skip is said"
-)]
+#![expect(clippy::unwrap_used, reason = "in tests a panic is the failure")]
 
 #[path = "it/hub.rs"]
 #[expect(
@@ -21,11 +17,10 @@ use std::{
     process::{Command, Stdio},
     sync::mpsc,
     thread,
-    time::Duration,
 };
 
 use hub::Hub;
-use runyard_common::testing::{self, Daemon};
+use runyard_common::testing::{self, Browser, Daemon, program};
 use serde_json::{Value, json};
 
 const LOAD: &str = r#"
@@ -174,129 +169,6 @@ fn the_page_shows_tasks_and_starts_them() {
     );
     browser.evaluate("location.hash = '#/tasks'");
     browser.eventually("document.querySelector('tr.row[data-task-id=\"from-the-page\"] .state').dataset.exitCode === '3'");
-}
-
-fn program(name: &str, variable: &str) -> Option<std::path::PathBuf> {
-    let named = std::env::var_os(variable).map(Into::into);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = named.or_else(|| {
-        std::env::split_paths(&path)
-            .map(|dir| dir.join(name))
-            .find(|file| file.is_file())
-    });
-    if found.is_none() {
-        eprintln!("skipped: needs {name} in PATH or {variable}");
-    }
-    found
-}
-
-/// A headless Chromium, driven over its debugging protocol.
-struct Browser {
-    _daemon: Daemon,
-    _profile: tempfile::TempDir,
-    page: tungstenite::WebSocket<std::net::TcpStream>,
-    next: u64,
-}
-
-impl Browser {
-    fn open(chromium: &std::path::Path, url: &str) -> Self {
-        let profile = testing::tempdir();
-        let mut command = Command::new(chromium);
-        command
-            .args([
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-                "--remote-debugging-port=0",
-            ])
-            .arg(format!("--user-data-dir={}", profile.path().display()))
-            .arg("about:blank");
-        let (daemon, address) = Daemon::start(command, |line| {
-            line.strip_prefix("DevTools listening on ws://")
-                .and_then(|rest| rest.split('/').next())
-                .map(str::to_owned)
-        });
-        let targets = http_get(&address, "/json");
-        let targets: Value = serde_json::from_str(&targets).unwrap();
-        let target = targets
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|target| target["type"] == "page")
-            .unwrap();
-        let debugger = target["webSocketDebuggerUrl"].as_str().unwrap().to_owned();
-        let stream = std::net::TcpStream::connect(&address).unwrap();
-        let (page, _) = tungstenite::client(debugger, stream).unwrap();
-        let mut browser = Self {
-            _daemon: daemon,
-            _profile: profile,
-            page,
-            next: 1,
-        };
-        browser.call("Page.navigate", &json!({"url": url}));
-        browser
-    }
-
-    fn call(&mut self, method: &str, params: &Value) -> Value {
-        let id = self.next;
-        self.next += 1;
-        let request = json!({"id": id, "method": method, "params": params});
-        self.page
-            .send(tungstenite::Message::text(request.to_string()))
-            .unwrap();
-        loop {
-            let reply: Value = serde_json::from_str(self.page.read().unwrap().to_text().unwrap())
-                .unwrap_or_default();
-            if reply["id"] == id {
-                return reply["result"].clone();
-            }
-        }
-    }
-
-    fn evaluate(&mut self, expression: &str) -> Value {
-        let result = self.call(
-            "Runtime.evaluate",
-            &json!({"expression": expression, "returnByValue": true}),
-        );
-        result["result"]["value"].clone()
-    }
-
-    /// Waits until an expression is true in the page.
-    fn eventually(&mut self, expression: &str) {
-        testing::eventually(testing::patience(), || {
-            (self.evaluate(expression) == true).then_some(())
-        });
-    }
-}
-
-/// The body of a GET; the browser keeps the connection open, so its length decides.
-fn http_get(address: &str, path: &str) -> String {
-    use std::io::{BufRead, BufReader, Read, Write};
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
-    let mut answer = BufReader::new(stream);
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        answer.read_line(&mut line).unwrap();
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
-        if line.trim().is_empty() {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    answer.read_exact(&mut body).unwrap();
-    String::from_utf8(body).unwrap()
 }
 
 /// The client's algorithms on the unchanged wire, where a sticky-overseer is at hand.

@@ -3,18 +3,18 @@
 
 use std::net::TcpListener;
 
+use runyard_common::testing::{Browser, program};
+
 use crate::{
     site::{DOCKERFILE, Site},
-    support::{
-        Repository,
-        browser::{Browser, chromium},
-        ready,
-    },
+    support::{Repository, ready},
 };
 
 #[test]
 fn a_build_is_listed_followed_and_killed() {
-    let Some(chromium) = chromium() else { return };
+    let Some(chromium) = program("chromium", "CHROMIUM_BIN") else {
+        return;
+    };
     if !ready() {
         return;
     }
@@ -31,7 +31,7 @@ fn a_build_is_listed_followed_and_killed() {
     let running = site.submit("waiting");
     let waiting = gate.accept().unwrap();
 
-    let mut page = Browser::open(chromium, &site.url);
+    let mut page = Browser::open(&chromium, &site.url);
     for (id, state) in [(&done, "SUCCEEDED"), (&running, "BUILDING")] {
         page.eventually(&format!(
             "document.querySelector('tr[data-job-id=\"{id}\"]')?.dataset.state === '{state}'"

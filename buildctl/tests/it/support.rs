@@ -1,7 +1,5 @@
-//! What the tests with real tools share: a registry, repositories, a store with runs in it, a browser. What is asserted is the tests' own.
+//! What the tests with real tools share: a registry, repositories, a store with runs in it. What is asserted is the tests' own.
 
-#[path = "support/browser.rs"]
-pub(crate) mod browser;
 #[path = "support/processes.rs"]
 mod processes;
 #[path = "support/registry.rs"]

@@ -3,17 +3,16 @@
 use std::{fs, time::Duration};
 
 use buildctl::{job::State, logs::Stream, phase::Run, scheduler::fake::Play};
-use runyard_common::testing::tempdir;
+use runyard_common::testing::{Browser, program, tempdir};
 
 use super::*;
-use crate::{
-    service::config,
-    support::browser::{Browser, chromium},
-};
+use crate::service::config;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_asks_for_a_token_lists_builds_follows_one_and_kills_it() {
-    let Some(chromium) = chromium() else { return };
+    let Some(chromium) = program("chromium", "CHROMIUM_BIN") else {
+        return;
+    };
     let folder = tempdir();
     let file = folder.path().join("tokens");
     fs::write(&file, "of-the-page\n").unwrap();
@@ -39,7 +38,7 @@ async fn the_page_asks_for_a_token_lists_builds_follows_one_and_kills_it() {
         stage.bench.clock.clone(),
     );
     let browsing = tokio::task::spawn_blocking(move || {
-        let mut browser = Browser::open(chromium, &url);
+        let mut browser = Browser::open(&chromium, &url);
         browser.eventually("document.querySelector('#ask').open === true");
         browser.evaluate(
             "document.querySelector('#token').value = 'of-the-page'; document.querySelector('#ask form button').click()",

@@ -1,28 +1,22 @@
-//! A headless Chromium that looks at the built-in page, driven over its debugging protocol.
+//! A headless Chromium that looks at a tool's built-in page, driven over its debugging protocol.
 
-use std::{net::TcpStream, path::PathBuf, process::Command, time::Instant};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::Command,
+    time::Instant,
+};
 
-use runyard_common::testing::{Daemon, TempDir, patience, tempdir};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tungstenite::{Message, WebSocket};
 
-/// Where Chromium is; that it is nowhere is said.
-pub(crate) fn chromium() -> Option<PathBuf> {
-    let named = std::env::var_os("CHROMIUM_BIN").map(PathBuf::from);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = named.or_else(|| {
-        std::env::split_paths(&path)
-            .map(|folder| folder.join("chromium"))
-            .find(|file| file.is_file())
-    });
-    if found.is_none() {
-        eprintln!("skipped: needs chromium in PATH or CHROMIUM_BIN");
-    }
-    found
-}
+use super::{Daemon, patience, tempdir};
 
-/// A headless Chromium, driven over its debugging protocol.
-pub(crate) struct Browser {
+/// A headless Chromium with one page; it ends with the value.
+#[derive(Debug)]
+pub struct Browser {
     page: WebSocket<TcpStream>,
     next: u64,
     _daemon: Daemon,
@@ -31,7 +25,11 @@ pub(crate) struct Browser {
 
 impl Browser {
     /// Opens a page.
-    pub(crate) fn open(chromium: PathBuf, url: &str) -> Self {
+    ///
+    /// # Panics
+    ///
+    /// When the browser does not start, or does not answer.
+    pub fn open(chromium: &Path, url: &str) -> Self {
         let profile = tempdir();
         let mut command = Command::new(chromium);
         command.args([
@@ -52,10 +50,13 @@ impl Browser {
             let rest = line.strip_prefix("DevTools listening on ws://")?;
             rest.split('/').next().map(str::to_owned)
         });
-        let stream = TcpStream::connect(&address).unwrap();
-        stream.set_read_timeout(Some(patience())).unwrap();
+        let stream = TcpStream::connect(&address).expect("a connection to the browser");
+        stream
+            .set_read_timeout(Some(patience()))
+            .expect("an answer of the browser");
         let debugger = target(&address);
-        let (page, _) = tungstenite::client(debugger, stream).unwrap();
+        let (page, _) =
+            tungstenite::client(debugger, stream).expect("the browser speaks WebSocket");
         let mut browser = Self {
             page,
             next: 1,
@@ -70,10 +71,14 @@ impl Browser {
         let id = self.next;
         self.next += 1;
         let request = json!({"id": id, "method": method, "params": params});
-        self.page.send(Message::text(request.to_string())).unwrap();
+        self.page
+            .send(Message::text(request.to_string()))
+            .expect("an answer of the browser");
         loop {
-            let message = self.page.read().unwrap();
-            let reply: Value = serde_json::from_str(message.to_text().unwrap()).unwrap_or_default();
+            let message = self.page.read().expect("an answer of the browser");
+            let reply: Value =
+                serde_json::from_str(message.to_text().expect("an answer of the browser"))
+                    .unwrap_or_default();
             if reply["id"] == id {
                 return reply["result"].clone();
             }
@@ -81,14 +86,22 @@ impl Browser {
     }
 
     /// What an expression is in the page.
-    pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
+    ///
+    /// # Panics
+    ///
+    /// When the browser does not answer.
+    pub fn evaluate(&mut self, expression: &str) -> Value {
         let params = json!({"expression": expression, "returnByValue": true});
         self.call("Runtime.evaluate", &params)["result"]["value"].clone()
     }
 
     /// Waits until an expression is true in the page.
+    ///
+    /// # Panics
+    ///
+    /// When it is not within [`patience`].
     #[track_caller]
-    pub(crate) fn eventually(&mut self, expression: &str) {
+    pub fn eventually(&mut self, expression: &str) {
         let began = Instant::now();
         while self.evaluate(expression) != true {
             let page = "document.body.innerText";
@@ -103,31 +116,35 @@ impl Browser {
 
 /// The debugging address of the page.
 fn target(address: &str) -> String {
-    use std::io::{BufRead, BufReader, Read, Write};
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET /json HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut stream = TcpStream::connect(address).expect("a connection to the browser");
+    write!(stream, "GET /json HTTP/1.1\r\nHost: {address}\r\n\r\n")
+        .expect("an answer of the browser");
     let mut answer = BufReader::new(stream);
     let mut length = 0;
     loop {
         let mut line = String::new();
-        answer.read_line(&mut line).unwrap();
+        answer
+            .read_line(&mut line)
+            .expect("an answer of the browser");
         if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
+            length = value.trim().parse().expect("an answer of the browser");
         }
         if line.trim().is_empty() {
             break;
         }
     }
     let mut body = vec![0; length];
-    answer.read_exact(&mut body).unwrap();
-    let targets: Value = serde_json::from_slice(&body).unwrap();
+    answer
+        .read_exact(&mut body)
+        .expect("an answer of the browser");
+    let targets: Value = serde_json::from_slice(&body).expect("an answer of the browser");
     let mut pages = targets
         .as_array()
-        .unwrap()
+        .expect("an answer of the browser")
         .iter()
         .filter(|target| target["type"] == "page");
-    pages.next().unwrap()["webSocketDebuggerUrl"]
+    pages.next().expect("an answer of the browser")["webSocketDebuggerUrl"]
         .as_str()
-        .unwrap()
+        .expect("an answer of the browser")
         .to_owned()
 }
