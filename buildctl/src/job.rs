@@ -235,10 +235,19 @@ pub enum Temporary {
     Absent,
     /// It is in the registry.
     Pushed,
+    /// The build ended without an account of what it did, and may have pushed it.
+    Suspected,
     /// It was removed.
     Removed,
     /// The registry would not remove it; its own retention has to.
     Left,
+}
+
+impl Temporary {
+    /// Whether it is still to be removed.
+    pub fn is_to_go(self) -> bool {
+        matches!(self, Self::Pushed | Self::Suspected)
+    }
 }
 
 /// One webhook delivery, planned when the job reached the event, made at least once.

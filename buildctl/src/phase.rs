@@ -156,6 +156,10 @@ pub struct Observed {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
+    /// Whether it ended without an account of its own: its runner was killed, or what it said can no longer be read. A build may
+    /// have pushed its temporary image then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unaccounted: bool,
 }
 
 /// How far a run is.

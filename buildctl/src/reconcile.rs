@@ -161,7 +161,7 @@ pub struct Step {
 pub fn is_settled(job: &Job) -> bool {
     job.state.is_terminal()
         && !job.claimed
-        && job.temporary != Temporary::Pushed
+        && !job.temporary.is_to_go()
         && job.runs.values().all(|run| ending(run).is_some())
         && job.notices.iter().all(|notice| notice.due.is_none())
 }
@@ -514,7 +514,7 @@ impl<'a> Round<'a> {
         if self.job.claimed {
             self.actions.push(Action::Release);
         }
-        if self.job.temporary == Temporary::Pushed {
+        if self.job.temporary.is_to_go() {
             self.clean();
         }
         self.forget();
@@ -535,7 +535,7 @@ impl<'a> Round<'a> {
         {
             run.progress = runs::failed(FailureKind::Infrastructure, "it did not end".to_owned());
         }
-        if self.job.temporary == Temporary::Pushed {
+        if self.job.temporary.is_to_go() {
             self.job.temporary = Temporary::Left;
         }
     }
@@ -564,7 +564,7 @@ impl<'a> Round<'a> {
     /// What the runs of the record ask for.
     fn act(&mut self) {
         let draining = self.job.failure.is_some() || self.job.state.is_terminal();
-        let left = self.job.temporary != Temporary::Pushed;
+        let left = !self.job.temporary.is_to_go();
         for (run, observed) in &self.job.runs {
             if ending(observed).is_some() {
                 continue;

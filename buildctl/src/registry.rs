@@ -177,25 +177,25 @@ impl Registry {
         Ok(())
     }
 
-    /// Removes a tag that points to `digest`: the tag alone where the registry can do that, else its manifest, unless another tag
+    /// Removes a tag, if it is there and points to `expected`, where that is known: the tag alone where the registry can do that, else its manifest, unless another tag
     /// of the repository needs it.
     pub fn remove(
         &self,
         at: &Repository,
         tag: &Tag,
-        digest: &Digest,
+        expected: Option<&Digest>,
     ) -> Result<Removal, RegistryError> {
-        match self.digest_of(at, tag)? {
-            Some(found) if found == *digest => {}
+        let digest = match self.digest_of(at, tag)? {
+            Some(found) if expected.is_none_or(|expected| found == *expected) => found,
             _ => return Ok(Removal::Absent),
-        }
+        };
         match self.delete(at, tag.as_str()) {
             Ok(()) | Err(RegistryError::NotFound { .. }) => return Ok(Removal::Removed),
             // Registries that know deletion by digest only say so in different ways (400, 405, 501).
             Err(RegistryError::Refused { .. } | RegistryError::Unsupported { .. }) => {}
             Err(error) => return Err(error),
         }
-        if let Some(other) = self.other_tag(at, tag, digest)? {
+        if let Some(other) = self.other_tag(at, tag, &digest)? {
             return Ok(Removal::Shared(other));
         }
         match self.delete(at, digest.as_str()) {

@@ -255,7 +255,9 @@ fn task(session: &mut Session<'_>) -> Result<Outcome, Halt> {
             };
             publish::run(session, &publication)
         }
-        Task::Cleanup { temporary, digest } => publish::clean_up(session, temporary, digest),
+        Task::Cleanup { temporary, digest } => {
+            publish::clean_up(session, temporary, digest.as_ref())
+        }
     }
 }
 

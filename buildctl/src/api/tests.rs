@@ -230,6 +230,7 @@ fn job() -> Job {
             place: Some("node-1".into()),
             started_at: None,
             ended_at: None,
+            unaccounted: false,
         };
         (run, observed)
     };

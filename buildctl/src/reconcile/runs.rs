@@ -31,6 +31,7 @@ pub(super) fn merge(known: &mut Observed, new: &Observed, now: Timestamp) {
     known.place = new.place.clone().or_else(|| known.place.take());
     known.started_at = known.started_at.or(new.started_at);
     known.ended_at = known.ended_at.or(new.ended_at);
+    known.unaccounted |= new.unaccounted;
     if known.progress == Progress::Running {
         known.started_at.get_or_insert(now);
     }
@@ -62,6 +63,7 @@ fn harvest(job: &mut Job, run: Run) {
         return;
     };
     let began = observed.started_at.is_some();
+    let unaccounted = observed.unaccounted;
     match (run, ending(observed).cloned()) {
         (
             Run::Build,
@@ -79,6 +81,9 @@ fn harvest(job: &mut Job, run: Run) {
             if began && matches!(failure.kind, FailureKind::NodeLost | FailureKind::Collected) =>
         {
             job.temporary = Temporary::Left;
+        }
+        (Run::Build, Some(Ending::Failed(_) | Ending::Cancelled)) if began && unaccounted => {
+            job.temporary = Temporary::Suspected;
         }
         (
             Run::Publish,
@@ -135,6 +140,7 @@ impl Round<'_> {
             place: None,
             started_at: None,
             ended_at: None,
+            unaccounted: false,
         });
     }
 

@@ -84,6 +84,7 @@ pub(super) fn observed(run: Run, progress: Progress) -> Observed {
         place: began.then(|| "node-1".to_owned()),
         started_at: began.then(|| at(1)),
         ended_at: ended.then(|| at(2)),
+        unaccounted: false,
     }
 }
 

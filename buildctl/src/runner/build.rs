@@ -404,11 +404,7 @@ fn take_back(session: &mut Session<'_>, temporary: &Reference, auths: crate::reg
     let options = Options::of(&session.work.registries, auths, Box::new(|_| false));
     let registry = Registry::new(options);
     let at = &temporary.repository;
-    let removed = registry.digest_of(at, tag).and_then(|digest| match digest {
-        Some(digest) => registry.remove(at, tag, &digest),
-        None => Ok(Removal::Absent),
-    });
-    match removed {
+    match registry.remove(at, tag, None) {
         Ok(Removal::Removed) => session.say(format!("build: removed {temporary}")),
         Ok(Removal::Absent) => {}
         Ok(left) => session.say(format!(

@@ -48,7 +48,7 @@ pub(super) fn run(
     if let Version::Tag(tag) = &from.version {
         let is_published = from.repository == **to && publication.tags.contains(tag);
         if !is_published {
-            let removed = registry.remove(&from.repository, tag, digest);
+            let removed = registry.remove(&from.repository, tag, Some(digest));
             let told = told(from, &removed);
             session.say(format!("publish: {told}"));
             left = (!is_gone(&removed)).then_some(told);
@@ -61,7 +61,7 @@ pub(super) fn run(
 pub(super) fn clean_up(
     session: &mut Session<'_>,
     temporary: &Reference,
-    digest: &Digest,
+    digest: Option<&Digest>,
 ) -> Result<Outcome, Halt> {
     let Version::Tag(tag) = &temporary.version else {
         return Err(Halt::input(format!("{temporary} is no tag")));

@@ -93,8 +93,9 @@ pub enum Task {
     Cleanup {
         /// The temporary name.
         temporary: Reference,
-        /// Its digest.
-        digest: Digest,
+        /// Its digest; none if only the registry knows, for a build that could not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<Digest>,
     },
 }
 

@@ -428,9 +428,11 @@ impl Desk {
         {
             self.settle(folder, &Death::Unseen)?;
         }
+        let mut unaccounted = false;
         let (progress, started_at, ended_at) = match (folder.result()?, folder.begun()?) {
             (Some(result), _) => {
                 let ending = result.ending;
+                unaccounted = result.unaccounted;
                 (
                     Progress::Ended { ending },
                     result.started_at,
@@ -450,6 +452,7 @@ impl Desk {
             place: Some(self.place.clone()),
             started_at,
             ended_at,
+            unaccounted,
         })
     }
 

@@ -216,11 +216,13 @@ impl NomadScheduler {
         }
         let sight = self.sight(known).await?;
         let ended = |ending| Progress::Ended { ending };
+        let mut accounted = true;
         let progress = match sight.verdict {
             Verdict::Waiting { reason, since } => Progress::Waiting { reason, since },
             Verdict::Running => Progress::Running,
             Verdict::Cancelled | Verdict::Evicted(_) => {
                 let told = self.told(job, run, known, &sight).await?;
+                accounted = told.is_some();
                 ended(match (told, sight.verdict) {
                     // It was through, or knows what it left.
                     (Some(told), _) if told != Ending::Cancelled => told,
@@ -232,6 +234,7 @@ impl NomadScheduler {
                 if run == Run::Publish && failure.kind == FailureKind::NodeLost {
                     failure.message += "; which tags it had moved by then only the registry knows";
                 }
+                accounted = false;
                 ended(Ending::Failed(failure))
             }
             Verdict::Exited(exit) => {
@@ -243,11 +246,14 @@ impl NomadScheduler {
                     allocation: sight.allocation.as_deref().unwrap_or_default(),
                     at: sight.ended_at,
                 };
-                ended(end.ending(&self.0.api, &self.0.settings.defaults).await?)
+                let (ending, own) = end.ending(&self.0.api, &self.0.settings.defaults).await?;
+                accounted = own;
+                ended(ending)
             }
         };
         Ok(Observed {
             run,
+            unaccounted: !accounted && is_end(&progress),
             progress,
             place: sight.place,
             started_at: sight.started_at,
@@ -307,5 +313,9 @@ fn evicted(why: String) -> Ending {
 }
 
 fn is_over(observed: &Observed) -> bool {
-    matches!(observed.progress, Progress::Ended { .. })
+    is_end(&observed.progress)
+}
+
+fn is_end(progress: &Progress) -> bool {
+    matches!(progress, Progress::Ended { .. })
 }

@@ -225,6 +225,18 @@ async fn a_result_that_is_gone_is_read_from_the_log() {
 }
 
 #[tokio::test]
+async fn a_result_in_several_files_of_a_log_is_read() {
+    let site = Site::new().await;
+    // Wherever the record begins, an end of a file is in it, or behind it.
+    site.nomad.rotate_at(150);
+    let job = site.submitted(&[(Run::Build, "echo ok")]);
+    site.scheduler.start(&job, Run::Build).await.unwrap();
+    let before = site.ending(&job, Run::Build).await;
+    site.nomad.remove_result(&Run::Build.of_job(&job.id));
+    assert_eq!(site.ending(&job, Run::Build).await, before);
+}
+
+#[tokio::test]
 async fn files_that_the_node_forgot_are_said_to_be() {
     let site = Site::new().await;
     let job = site.submitted(&[(Run::Build, ""), (Run::TestCommand(0), "")]);
@@ -261,6 +273,8 @@ async fn files_that_the_node_forgot_are_said_to_be() {
         "the exit code says enough"
     );
     assert_eq!(site.said(&job, Run::Build).await, (vec![], true));
+    let seen = site.observed(&job, Run::Build).await.unwrap();
+    assert!(seen.unaccounted, "what it had pushed nobody can say");
 }
 
 #[tokio::test]
@@ -270,6 +284,7 @@ async fn an_end_that_the_record_knows_stays_whatever_nomad_forgets() {
     site.scheduler.start(&job, Run::Build).await.unwrap();
     site.ending(&job, Run::Build).await;
     let known = site.observed(&job, Run::Build).await.unwrap();
+    assert!(!known.unaccounted);
     job.runs.insert(Run::Build, known.clone());
     site.nomad.collect_files(&Run::Build.of_job(&job.id));
     assert_eq!(site.observed(&job, Run::Build).await, Some(known));

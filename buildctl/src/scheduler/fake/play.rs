@@ -27,6 +27,8 @@ pub struct Play {
     pub ends: End,
     /// How long it takes to end once it is stopped; `Duration::MAX` if it never does.
     pub obeys: Duration,
+    /// Whether it ends without an account of its own, as a runner does that is killed.
+    pub silent: bool,
     /// Why the engine will not even start it.
     pub refused: Option<String>,
 }
@@ -49,6 +51,7 @@ impl Default for Play {
             says: Vec::new(),
             ends: End::Succeeds,
             obeys: Duration::ZERO,
+            silent: false,
             refused: None,
         }
     }

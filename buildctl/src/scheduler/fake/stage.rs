@@ -88,6 +88,7 @@ impl Act {
             place: began.then(|| "fake-1".to_owned()),
             started_at: began.then_some(begin),
             ended_at: ended,
+            unaccounted: ended.is_some() && self.play.silent,
         }
     }
 

@@ -67,6 +67,9 @@ pub(super) struct RunResult {
     pub(super) started_at: Option<Timestamp>,
     #[serde(default, alias = "ended", skip_serializing_if = "Option::is_none")]
     pub(super) ended_at: Option<Timestamp>,
+    /// [`Observed::unaccounted`](crate::phase::Observed::unaccounted).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) unaccounted: bool,
 }
 
 impl RunFolder {
@@ -216,14 +219,17 @@ impl RunFolder {
             ending: broken(format!("{} is no result: {error}", path.display())),
             started_at: None,
             ended_at: None,
+            unaccounted: true,
         });
         result.started_at = result.started_at.or_else(|| match self.begun() {
             Ok(Begun::As { at, .. }) => Some(at),
             _ => None,
         });
         result.ended_at = result.ended_at.or_else(|| Some(modified(&path)));
-        if self.was_stopped_before(&path) {
+        if self.was_stopped_before(&path) && result.ending != Ending::Cancelled {
             result.ending = Ending::Cancelled;
+            // What it says it has done no longer counts, but may have been done.
+            result.unaccounted = true;
         }
         Ok(Some(result))
     }
@@ -234,6 +240,7 @@ impl RunFolder {
                 ending: Ending::Cancelled,
                 started_at: None,
                 ended_at: Some(at),
+                unaccounted: false,
             }),
             _ => None,
         }

@@ -54,6 +54,7 @@ pub(super) fn settle(
         ending,
         started_at: Some(at),
         ended_at: Some(Timestamp::now()),
+        unaccounted: true,
     };
     let bytes = serde_json::to_vec(&result)?;
     file::create(&folder.result_file(), &bytes)?;

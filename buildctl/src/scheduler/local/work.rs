@@ -71,7 +71,7 @@ fn task(job: &Job, spec: &Spec, run: Run, config: &LocalConfig) -> Result<Task, 
                 .as_ref()
                 .map(|at| credential(at, DEFAULT_GIT, config)),
             options: build_options(spec, config),
-            temporary: spec.temporary(job.id, config.registry.as_deref(), &config.temp_prefix),
+            temporary: temporary(job, spec, config),
             clear_cache: spec.clear_cache,
         },
         Run::TestCommand(index) => {
@@ -90,10 +90,18 @@ fn task(job: &Job, spec: &Spec, run: Run, config: &LocalConfig) -> Result<Task, 
             tags: tags(job.id, spec),
         },
         Run::Cleanup => Task::Cleanup {
-            temporary: built()?.temporary.clone(),
-            digest: built()?.digest.clone(),
+            temporary: match &job.built {
+                Some(built) => built.temporary.clone(),
+                None => temporary(job, spec, config),
+            },
+            digest: job.built.as_ref().map(|built| built.digest.clone()),
         },
     })
+}
+
+/// Where the build of a job pushes to.
+fn temporary(job: &Job, spec: &Spec, config: &LocalConfig) -> Reference {
+    spec.temporary(job.id, config.registry.as_deref(), &config.temp_prefix)
 }
 
 fn build_options(spec: &Spec, config: &LocalConfig) -> crate::spec::BuildOptions {

@@ -254,16 +254,27 @@ pub(super) async fn last_record(
     let Some(files) = api.files(allocation, FOLDER).await? else {
         return Ok(None);
     };
-    let Some((index, size)) = of_stream(&files, "stdout").last().copied() else {
-        return Ok(None);
-    };
     let source = Source {
         api,
         allocation,
         stream: "stdout",
     };
-    let bytes = source.part(index, size.saturating_sub(TAIL), TAIL).await?;
-    Ok(bytes.and_then(|bytes| page::last_said(&bytes, head)))
+    let mut end = Vec::new();
+    // Nomad cuts wherever a file is full, so that the record may be in two of them, or before an empty one.
+    let files = of_stream(&files, "stdout").into_iter().rev();
+    for (index, size) in files.filter(|(_, size)| *size > 0) {
+        let missing = TAIL - end.len() as u64;
+        let part = source
+            .part(index, size.saturating_sub(missing), missing.min(size))
+            .await?;
+        let Some(mut part) = part else { break };
+        part.append(&mut end);
+        end = part;
+        if end.len() as u64 >= TAIL {
+            break;
+        }
+    }
+    Ok(page::last_said(&end, head))
 }
 
 /// The last lines that a task said, of either stream, as one.

@@ -46,21 +46,21 @@ pub(super) struct Ended<'a> {
 }
 
 impl Ended<'_> {
-    /// How the run ended. An error is one that may pass.
+    /// How the run ended, and whether that is its own account. An error is one that may pass.
     pub(super) async fn ending(
         &self,
         api: &NomadApi,
         defaults: &Defaults,
-    ) -> Result<Ending, ApiError> {
+    ) -> Result<(Ending, bool), ApiError> {
         if self.kind == TaskKind::Image {
-            return Ok(self.of_image());
+            return Ok((self.of_image(), true));
         }
         match self.result(api).await {
-            Ok(Some(ending)) => Ok(ending),
+            Ok(Some(ending)) => Ok((ending, true)),
             Err(error) if self.is_recent() && matches!(error, ApiError::Unreachable { .. }) => {
                 Err(error)
             }
-            Ok(None) | Err(_) => Ok(self.without_result(defaults)),
+            Ok(None) | Err(_) => Ok((self.without_result(defaults), false)),
         }
     }
 

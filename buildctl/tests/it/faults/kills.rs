@@ -193,3 +193,29 @@ fn a_job_that_is_killed_in_any_phase_leaves_nothing_and_its_image_free() {
     assert_eq!(plant.end(&again)["status"], "SUCCEEDED");
     assert!(plant.registry.digest("publish", "v1").is_some());
 }
+
+#[test]
+fn a_runner_that_is_killed_after_its_push_leaves_no_image() {
+    if !ready() {
+        return;
+    }
+    let plant = Plant::open();
+    let source = Repository::with(DOCKERFILE);
+    let pushed = plant.toll.hold_answer("PUT", "/v2/temp-app/manifests/");
+    let id = plant.submit("app", &source.url(), &json!({})).unwrap();
+    let answer = pushed.recv_timeout(patience()).unwrap();
+    let tag = format!("main-{id}");
+    let there = || plant.registry.digest("temp-app", &tag);
+    assert!(there().is_some(), "the registry has it");
+    kill(plant.runner(&id, "build"));
+    let ended = plant.end(&id);
+    assert_eq!(ended["status"], "FAILED", "{ended}");
+    eventually(patience(), || there().is_none().then_some(()));
+    drop(answer);
+    eventually(patience(), || {
+        let runs = plant.end(&id)["runs"].clone();
+        let mut runs = runs.as_array().unwrap().iter();
+        runs.any(|run| run["run"] == "cleanup" && run["state"] == "succeeded")
+            .then_some(())
+    });
+}

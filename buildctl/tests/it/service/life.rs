@@ -100,6 +100,21 @@ async fn a_failed_publication_says_what_moved() {
 }
 
 #[tokio::test]
+async fn what_a_build_may_have_pushed_that_cannot_say_so_is_removed() {
+    let bench = Bench::with(&|_, run| match run {
+        Run::Build => Play {
+            silent: true,
+            ..Play::fails(1, "the run's process was killed")
+        },
+        _ => Play::default(),
+    });
+    let id = bench.submit(config("app")).await;
+    assert_eq!(bench.settled(id).await.temporary, Temporary::Removed);
+    let expected = ["build", "cleanup"].map(|run| (run.to_owned(), 1));
+    assert_eq!(starts(&bench.engine, id), expected.into());
+}
+
+#[tokio::test]
 async fn a_temporary_image_that_cannot_be_removed_is_noted() {
     let bench = Bench::with(&|_, run| match run {
         Run::TestCommand(_) => Play::fails(1, "exit code 1"),

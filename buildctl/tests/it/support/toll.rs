@@ -1,4 +1,4 @@
-//! A gate on the road to a registry: requests pass, are held until the test lets them go on, or are turned away.
+//! A gate on the road to a registry: requests and answers pass, are held until the test lets them go on, or are turned away.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -13,15 +13,23 @@ pub(crate) struct Toll {
     rules: Arc<Mutex<Vec<Rule>>>,
 }
 
-/// What becomes of a request.
+/// Which way something goes that is held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    There,
+    Back,
+}
+
+/// What becomes of a request, or of its answer.
 struct Rule {
+    way: Way,
     method: &'static str,
     part: String,
     /// Who is told of one that is held; without, it is turned away.
     told: Option<mpsc::Sender<Held>>,
 }
 
-/// A request that waits. Dropping this turns it away.
+/// A request, or an answer, that waits. Dropping this turns it away.
 pub(crate) struct Held(mpsc::Sender<()>);
 
 impl Held {
@@ -57,18 +65,31 @@ impl Toll {
     /// Holds the first request like this.
     pub(crate) fn hold(&self, method: &'static str, part: &str) -> mpsc::Receiver<Held> {
         let (told, held) = mpsc::channel();
-        self.add(method, part, Some(told));
+        self.add(Way::There, method, part, Some(told));
+        held
+    }
+
+    /// Holds the answer to the first request like this: the registry has done it, and who asked does not know.
+    pub(crate) fn hold_answer(&self, method: &'static str, part: &str) -> mpsc::Receiver<Held> {
+        let (told, held) = mpsc::channel();
+        self.add(Way::Back, method, part, Some(told));
         held
     }
 
     /// Turns all requests like this away.
     pub(crate) fn refuse(&self, method: &'static str, part: &str) {
-        self.add(method, part, None);
+        self.add(Way::There, method, part, None);
     }
 
-    fn add(&self, method: &'static str, part: &str, told: Option<mpsc::Sender<Held>>) {
+    fn add(&self, way: Way, method: &'static str, part: &str, told: Option<mpsc::Sender<Held>>) {
         let part = part.to_owned();
-        self.rules.lock().unwrap().push(Rule { method, part, told });
+        let rule = Rule {
+            way,
+            method,
+            part,
+            told,
+        };
+        self.rules.lock().unwrap().push(rule);
     }
 
     /// Lets everything pass again.
@@ -77,11 +98,13 @@ impl Toll {
     }
 }
 
-/// Whether a request that begins like this may pass, sooner or later.
-fn may_pass(line: &str, rules: &Mutex<Vec<Rule>>) -> bool {
+/// Whether a request that begins like this, or its answer, may pass, sooner or later.
+fn may_pass(way: Way, line: &str, rules: &Mutex<Vec<Rule>>) -> bool {
     let told = {
         let mut rules = rules.lock().unwrap();
-        let meant = |rule: &Rule| line.starts_with(rule.method) && line.contains(&rule.part);
+        let meant = |rule: &Rule| {
+            rule.way == way && line.starts_with(rule.method) && line.contains(&rule.part)
+        };
         match rules.iter().position(meant) {
             None => return true,
             Some(at) if rules[at].told.is_none() => return false,
@@ -97,9 +120,10 @@ fn pass(client: &TcpStream, rules: &Mutex<Vec<Rule>>, registry: &str) -> io::Res
     let mut reader = BufReader::new(client.try_clone()?);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    if !may_pass(&line, rules) {
+    if !may_pass(Way::There, &line, rules) {
         return client.shutdown(Shutdown::Both);
     }
+    let request = line.clone();
     let mut head = line.clone() + "Connection: close\r\n";
     while line.trim_end() != "" {
         line.clear();
@@ -120,6 +144,10 @@ fn pass(client: &TcpStream, rules: &Mutex<Vec<Rule>>, registry: &str) -> io::Res
         }
     });
     let mut back = client;
+    upstream.peek(&mut [0])?;
+    if !may_pass(Way::Back, &request, rules) {
+        return client.shutdown(Shutdown::Both);
+    }
     io::copy(&mut upstream, &mut back)?;
     client.shutdown(Shutdown::Both)
 }

@@ -137,7 +137,7 @@ impl Yard {
     pub(crate) fn clean_up(&self, temporary: &Reference, digest: &Digest) -> Work {
         let task = Task::Cleanup {
             temporary: temporary.clone(),
-            digest: digest.clone(),
+            digest: Some(digest.clone()),
         };
         self.work(Run::Cleanup, task)
     }
