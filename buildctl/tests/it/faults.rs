@@ -83,14 +83,20 @@ impl Plant {
         Output::of(&mut command)
     }
 
-    /// Hands a job for `image` in, with more fields than the usual ones.
-    fn submit(&self, image: &str, source: &str, more: &Value) -> Result<String, Output> {
+    /// A job for `image`, with more fields than the usual ones.
+    fn config(&self, image: &str, source: &str, more: &Value) -> Value {
         let mut config = json!({
             "owner": "tester", "repo_url": source, "git_ref": "main", "image_name": image,
             "registry_url": self.toll.host(),
         });
         let fields = config.as_object_mut().unwrap();
         fields.extend(more.as_object().unwrap().clone());
+        config
+    }
+
+    /// Hands a job in; see [`Self::config`].
+    fn submit(&self, image: &str, source: &str, more: &Value) -> Result<String, Output> {
+        let config = self.config(image, source, more);
         fs::write(self.path().join("job.yaml"), config.to_string()).unwrap();
         let said = self.run(&["submit", "job.yaml"]);
         match said.code {

@@ -1,5 +1,6 @@
-//! One job takes every way that a secret can take, another fails on it, and then they are looked for everywhere: in what was
-//! answered and written down, in arguments and environments of everything that was started, in the store of images.
+//! One job takes every way that a secret can take, another fails on it, a third one is an agent's, and then they are looked for
+//! everywhere: in what was answered and written down, in arguments and environments of everything that was started, in the store
+//! of images.
 
 use std::{
     fs,
@@ -30,6 +31,8 @@ const TEST: &str = "mark-test-q7";
 const WEBHOOK: &str = "mark-webhook-q7";
 const HEADER: &str = "mark-header-q7";
 const WRONG: &str = "mark-wrong-q7";
+/// How many events of its jobs the service tells of.
+const POSTS: usize = 22;
 /// The password of the private registry.
 const REGISTRY: &str = "opensesame";
 const ALL: [&str; 11] = [
@@ -162,8 +165,9 @@ impl Safe {
     }
 }
 
-/// No mark is in what runs now, but for those that whoever started the service has put into its environment.
-fn look_at_processes() {
+/// No mark is in what runs now, but for those that whoever started the service has put into its environment, and those that the
+/// environment of its programs may have.
+fn look_at_processes(given: &[&str]) {
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
         let (cmdline, environ) = (read("cmdline"), read("environ"));
@@ -180,7 +184,7 @@ fn look_at_processes() {
         let may: &[&str] = if is_ours {
             &[VARIABLE, VAULT_TOKEN]
         } else {
-            &[]
+            given
         };
         assert_eq!(
             found(&environ, may),
@@ -255,7 +259,68 @@ fn look_at_calls(path: &Path) {
         .lines()
         .filter(|line| !found(line.as_bytes(), &[]).is_empty())
         .collect();
-    assert_eq!(marked, [format!("TOKEN={TEST}"), format!("TOKEN={TEST}")]);
+    assert_eq!(marked, vec![format!("TOKEN={TEST}"); 3]);
+}
+
+/// A job stands still in each phase, and is looked at.
+fn look_at_phases(plant: &Plant, url: &str, hook: &str, build: &Gate) -> String {
+    let test = Gate::open();
+    let command = format!(
+        "wget -q -O - http://127.0.0.1:{}/; echo tested: $TOKEN",
+        test.port()
+    );
+    let publish = plant.toll.hold("PUT", "/v2/good/manifests/");
+    let id = plant
+        .submit("good", url, &needy(hook, "ci/git", &command))
+        .unwrap();
+    let building = build.reached();
+    look_at_processes(&[]);
+    go_on(building);
+    let testing = test.reached();
+    look_at_processes(&[TEST]);
+    go_on(testing);
+    let publishing = publish.recv_timeout(patience()).unwrap();
+    look_at_processes(&[]);
+    publishing.go_on();
+    assert_eq!(plant.end(&id)["status"], "SUCCEEDED");
+    id
+}
+
+/// An agent submits such a job and asks for all that it can; the job, and the answers.
+fn agent(plant: &Plant, config: &Value) -> (String, Vec<String>) {
+    let call = |method: &str, params: &Value| {
+        let message = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let answer = ask(&plant.url, "POST", "/mcp", &message.to_string());
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert!(answer["error"].is_null(), "{answer}");
+        answer["result"].clone()
+    };
+    let tool = |name: &str, arguments: &Value| {
+        let result = call("tools/call", &json!({"name": name, "arguments": arguments}));
+        assert_ne!(result["isError"], true, "{result}");
+        result
+    };
+    let submitted = tool("submitJob", config);
+    let id = submitted["structuredContent"]["job_id"].as_str().unwrap();
+    plant.end(id);
+    let this = json!({"job_id": id});
+    let of_it = ["waitJob", "getStatus", "getLogs"].map(|name| tool(name, &this));
+    let of_all = ["listJobs", "getHistory"].map(|name| tool(name, &json!({"owner": "tester"})));
+    let documents = ["", "/logs/build", "/logs/test", "/logs/publish"].map(|part| {
+        call(
+            "resources/read",
+            &json!({"uri": format!("buildctl://jobs/{id}{part}")}),
+        )
+    });
+    let answers = [submitted.clone()]
+        .into_iter()
+        .chain(of_it)
+        .chain(of_all)
+        .chain(documents);
+    (
+        id.to_owned(),
+        answers.map(|answer| answer.to_string()).collect(),
+    )
 }
 
 #[test]
@@ -274,19 +339,18 @@ fn secrets_take_every_way_and_show_nowhere() {
         let _ = heard.send((head.to_owned(), body.to_owned()));
         String::new()
     });
+    let good = look_at_phases(&plant, &url, &hook, &gate);
+    // Its steps are cached now.
     let submit = |image: &str, git: &str, test: &str| {
         plant.submit(image, &url, &needy(&hook, git, test)).unwrap()
     };
-    let good = submit("good", "ci/git", "echo tested: $TOKEN");
-    let waiting = gate.reached();
-    look_at_processes();
-    go_on(waiting);
-    assert_eq!(plant.end(&good)["status"], "SUCCEEDED");
-    // Its steps are cached now.
+    let asked = plant.config("asked", &url, &needy(&hook, "ci/git", "echo $TOKEN"));
+    let (asked, told) = agent(&plant, &asked);
     let failing = submit("failing", "ci/git", "echo $TOKEN >&2; exit 1");
     let refused = submit("refused", "ci/wrong", "true");
     let ends = [
         (good, "SUCCEEDED"),
+        (asked, "SUCCEEDED"),
         (failing, "FAILED"),
         (refused, "FAILED"),
     ];
@@ -294,6 +358,7 @@ fn secrets_take_every_way_and_show_nowhere() {
         &plant,
         &ends.each_ref().map(|(id, end)| (id.as_str(), *end)),
     );
+    answers.extend(told);
     // They got where they were to get to.
     for name in ["filed", "varied", "vaulted", "tested"] {
         let said = format!("{name}: [redacted]");
@@ -302,7 +367,7 @@ fn secrets_take_every_way_and_show_nowhere() {
             "{said}: {answers:#?}"
         );
     }
-    for _ in 0..8 {
+    for _ in 0..POSTS {
         let (head, body) = posts.recv_timeout(patience()).unwrap();
         assert!(head.contains(HEADER), "{head}");
         let is_signed = head
@@ -319,13 +384,22 @@ fn secrets_take_every_way_and_show_nowhere() {
 }
 
 fn get(url: &str, path: &str) -> String {
+    ask(url, "GET", path, "")
+}
+
+/// What the service answers, without the head.
+fn ask(url: &str, method: &str, path: &str, body: &str) -> String {
     let host = url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host).unwrap();
-    let request =
-        format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {API}\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {API}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + body).as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.contains(" 200 "), "{path}: {answer}");
-    answer
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 "), "{path}: {answer}");
+    assert_eq!(found(head.as_bytes(), &[]), [""; 0], "{head}");
+    body.to_owned()
 }
