@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     fs::{self, File},
     net::TcpListener,
     path::{Path, PathBuf},
@@ -18,6 +19,8 @@ use rustix::process::{Pid, Signal, kill_process};
 /// A running agent, which ends with this value.
 pub(crate) struct Agent {
     pub(crate) address: String,
+    /// What its process is started with.
+    arguments: Vec<OsString>,
     process: Child,
     folder: TempDir,
 }
@@ -36,8 +39,17 @@ fn free_port() -> u16 {
 }
 
 impl Agent {
-    /// An agent that has a leader and a node; none without a Nomad or without root.
+    /// A development agent that has a leader and a node; none without a Nomad or without root.
     pub(crate) fn start() -> Option<Self> {
+        Self::with(&["-dev"], "")
+    }
+
+    /// One that keeps what it knows, so that it can be killed and started again.
+    pub(crate) fn lasting() -> Option<Self> {
+        Self::with(&[], LASTING)
+    }
+
+    fn with(flags: &[&str], more: &str) -> Option<Self> {
         let Some(program) = program() else {
             eprintln!("skipped: there is no nomad (set NOMAD_BIN)");
             return None;
@@ -49,25 +61,42 @@ impl Agent {
         crypto::install();
         let folder = tempdir();
         let ports = [free_port(), free_port(), free_port()];
-        fs::write(folder.path().join("agent.hcl"), configuration(ports)).unwrap();
-        let log = File::create(folder.path().join("agent.log")).unwrap();
-        let process = Command::new(program)
-            .args(["agent", "-dev", "-config"])
-            .arg(folder.path().join("agent.hcl"))
-            .arg("-data-dir")
-            .arg(folder.path().join("data"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let config = folder.path().join("agent.hcl");
+        fs::write(&config, configuration(ports) + more).unwrap();
+        let mut arguments: Vec<OsString> = vec![program.into(), "agent".into()];
+        arguments.extend(flags.iter().map(OsString::from));
+        arguments.extend(["-config".into(), config.into_os_string()]);
+        arguments.extend(["-data-dir".into(), folder.path().join("data").into()]);
         let agent = Self {
             address: format!("http://127.0.0.1:{}", ports[0]),
-            process,
+            process: spawn(&arguments, folder.path()),
+            arguments,
             folder,
         };
         eventually(patience() * 2, || agent.is_ready().then_some(()));
         Some(agent)
+    }
+
+    /// It dies at once; what it started does not.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts one that was killed again, and waits until its node is heard of again: a client that is there before its server
+    /// leads tries again only after half a minute.
+    pub(crate) fn resume(&mut self) {
+        let before = self.registrations();
+        self.process = spawn(&self.arguments, self.folder.path());
+        eventually(patience() * 3, || {
+            (self.registrations() > before).then_some(())
+        });
+    }
+
+    /// How often its node has been registered, as its log says.
+    fn registrations(&self) -> usize {
+        let log = fs::read_to_string(self.folder.path().join("agent.log")).unwrap();
+        log.matches("node registration complete").count()
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -144,6 +173,32 @@ impl Drop for Agent {
         }
     }
 }
+
+fn spawn(arguments: &[OsString], folder: &Path) -> Child {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("agent.log"))
+        .unwrap();
+    Command::new(&arguments[0])
+        .args(&arguments[1..])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// What a development agent does by itself, but for remembering nothing.
+const LASTING: &str = r"
+server {
+  enabled          = true
+  bootstrap_expect = 1
+}
+client {
+  enabled = true
+}
+";
 
 fn configuration([http, rpc, serf]: [u16; 3]) -> String {
     format!(

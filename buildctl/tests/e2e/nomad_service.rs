@@ -50,14 +50,17 @@ impl Cluster {
         if !ready() {
             return None;
         }
-        let agent = Agent::shared()?;
-        Some(Self {
+        Agent::shared().map(|agent| Self::on(agent, registry))
+    }
+
+    fn on(agent: Arc<Agent>, registry: fn() -> Registry) -> Self {
+        Self {
             namespace: agent.namespace(),
             agent,
             registry: registry(),
             folder: tempdir(),
             runner: tool_binary("buildctl").display().to_string(),
-        })
+        }
     }
 
     /// The layers that builds of this cluster leave.
@@ -290,6 +293,30 @@ fn two_services_tell_the_same_of_a_job_and_one_of_them_is_enough() {
         third.run(&["logs", &id]).success(),
         second.run(&["logs", &id]).success()
     );
+    cluster.is_quiet(&id);
+    assert_eq!(cluster.remains(), Vec::<String>::new());
+}
+
+#[test]
+fn a_build_goes_on_while_its_agent_is_dead_and_is_heard_of_when_that_is_back() {
+    let agent = ready().then(Agent::lasting).flatten();
+    let Some(agent) = agent else { return };
+    let mut cluster = Cluster::on(Arc::new(agent), Registry::open);
+    let service = cluster.serve();
+    let gate = Gate::open();
+    let source = gate.repository();
+    let id = cluster.submit(&service, &source, &json!({"test": {"commands": ["true"]}}));
+    let build = gate.reached();
+    Arc::get_mut(&mut cluster.agent).unwrap().kill();
+    let asked = service.run(&["status", &id]);
+    assert_eq!(asked.code, 4, "nothing is made up: {asked}");
+    go_on(build);
+    Arc::get_mut(&mut cluster.agent).unwrap().resume();
+    let status = service.until(&id, "SUCCEEDED");
+    let digest = status["digest"].as_str();
+    assert_eq!(cluster.registry.digest("app", &id).as_deref(), digest);
+    let log = service.run(&["logs", &id]).success();
+    assert_eq!(log.matches("build: succeeded").count(), 1, "{log}");
     cluster.is_quiet(&id);
     assert_eq!(cluster.remains(), Vec::<String>::new());
 }
