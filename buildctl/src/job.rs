@@ -164,6 +164,28 @@ pub struct Job {
 }
 
 impl Job {
+    /// A job that was just submitted.
+    pub fn new(id: JobId, config: JobConfig, now: Timestamp) -> Self {
+        Self {
+            id,
+            config,
+            state: State::Pending,
+            created_at: now,
+            updated_at: now,
+            finished_at: None,
+            claimed: false,
+            behind: None,
+            runs: BTreeMap::new(),
+            phases: BTreeMap::new(),
+            built: None,
+            published: Vec::new(),
+            kill: None,
+            failure: None,
+            temporary: Temporary::Absent,
+            notices: Vec::new(),
+        }
+    }
+
     /// Why its temporary image is still in the registry, if it was left there.
     pub fn left(&self) -> Option<String> {
         if self.temporary != Temporary::Left {

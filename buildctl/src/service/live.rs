@@ -18,7 +18,7 @@ use super::{
 use crate::{
     api::JobConfig,
     clock::since,
-    job::{Failure, Job, JobId, Kill, State, Temporary},
+    job::{Failure, Job, JobId, Kill, State},
     ledger::{Claim, Created, Replaced, SharedLedger, Versioned},
     phase::{Observed, Progress},
     reconcile,
@@ -51,30 +51,6 @@ impl JobView {
     pub fn of(mut job: Job) -> Self {
         job.config = job.config.redacted();
         Self { job }
-    }
-}
-
-impl Job {
-    /// A job that was just submitted.
-    pub fn new(id: JobId, config: JobConfig, now: jiff::Timestamp) -> Self {
-        Self {
-            id,
-            config,
-            state: State::Pending,
-            created_at: now,
-            updated_at: now,
-            finished_at: None,
-            claimed: false,
-            behind: None,
-            runs: std::collections::BTreeMap::new(),
-            phases: std::collections::BTreeMap::new(),
-            built: None,
-            published: Vec::new(),
-            kill: None,
-            failure: None,
-            temporary: Temporary::Absent,
-            notices: Vec::new(),
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt, thread, time::Instant};
+use std::{os::unix::fs::PermissionsExt, thread, time::Instant};
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -6,34 +6,15 @@ use runyard_common::testing::{TempDir, patience, tempdir};
 use tokio::time::timeout;
 
 use super::*;
-use crate::{
-    api::JobConfig,
-    job::{State, Temporary},
-};
+use crate::{api::JobConfig, job::State};
 
 fn job(created: i64) -> Job {
     let at = Timestamp::from_second(created).unwrap();
-    Job {
-        id: JobId::random(),
-        config: JobConfig {
-            owner: "o".into(),
-            ..JobConfig::default()
-        },
-        state: State::Pending,
-        created_at: at,
-        updated_at: at,
-        finished_at: None,
-        claimed: false,
-        behind: None,
-        runs: BTreeMap::default(),
-        phases: BTreeMap::default(),
-        built: None,
-        published: Vec::new(),
-        kill: None,
-        failure: None,
-        temporary: Temporary::Absent,
-        notices: Vec::new(),
-    }
+    let config = JobConfig {
+        owner: "o".into(),
+        ..JobConfig::default()
+    };
+    Job::new(JobId::random(), config, at)
 }
 
 struct Desk {
