@@ -62,12 +62,34 @@ pub struct Position {
     pub err: u64,
 }
 
+/// Reads a log line by line: the lines that `read` makes of each, and for each of those after how many bytes reading can go on
+/// behind it. Of several that come from one line only the last is at such a place; the others repeat what is before them.
+pub(crate) fn each(
+    bytes: &[u8],
+    mut read: impl FnMut(&[u8], &mut Vec<Line>),
+) -> (Vec<Line>, Vec<usize>) {
+    let mut lines = Vec::with_capacity(bytes.len() / 64);
+    let mut ends = Vec::with_capacity(bytes.len() / 64);
+    let mut begin = 0;
+    while begin < bytes.len() {
+        let end = memchr::memchr(b'\n', &bytes[begin..]).map_or(bytes.len(), |at| begin + at);
+        read(&bytes[begin..end], &mut lines);
+        let behind = bytes.len().min(end + 1);
+        if let Some(last) = lines.len().checked_sub(1) {
+            ends.resize(last, begin);
+            ends.push(behind);
+        }
+        begin = behind;
+    }
+    (lines, ends)
+}
+
 /// What was read of one run's log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chunk {
     /// Whole lines (or parts of long ones), in order of each stream.
     pub lines: Vec<Line>,
-    /// Where to read on behind each of the lines, as far as that is known: for the first so many, often all.
+    /// Where to read on behind each of the lines, as far as that is known: for the first so many, or all.
     pub ends: Vec<Position>,
     /// Where to read on.
     pub next: Position,

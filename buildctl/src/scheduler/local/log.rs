@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    logs::{Chunk, Line, Position, record},
+    logs::{Chunk, Line, Position, each, record},
     phase::Run,
     state::file,
 };
@@ -115,23 +115,11 @@ fn cut(run: Run, start: u64, bytes: &[u8], length: u64, is_over: bool) -> Chunk 
         None => 0,
     };
     let mut reader = record::Reader::new(run);
-    let mut lines = Vec::with_capacity(whole / 64);
-    let mut ends = Vec::with_capacity(whole / 64);
-    let mut begin = 0;
-    while begin < whole {
-        let end = memchr::memchr(b'\n', &bytes[begin..whole]).map_or(whole, |at| begin + at);
-        reader.read(&bytes[begin..end], &mut lines);
-        let behind = whole.min(end + 1);
-        // Of what was one record and is more lines only the last is at a place where reading can go on.
-        let last = lines.len().saturating_sub(1);
-        ends.resize(last, at(start + begin as u64));
-        ends.push(at(start + behind as u64));
-        begin = behind;
-    }
+    let (lines, ends) = each(&bytes[..whole], |line, lines| reader.read(line, lines));
     let next = start + whole as u64;
     Chunk {
         lines,
-        ends,
+        ends: ends.into_iter().map(|end| at(start + end as u64)).collect(),
         next: at(next),
         complete: is_over && next >= length,
         lost: false,

@@ -119,6 +119,7 @@ macro_rules! scheduler_contract {
             a_log_is_read_in_parts_and_its_last_one_says_so
             a_log_that_was_read_to_its_end_has_nothing_more
             who_waits_for_more_of_a_log_hears_of_the_end
+            a_log_is_read_on_behind_any_of_its_lines
             a_run_that_was_not_started_has_an_empty_log
             what_is_collected_is_gone
             a_scheduler_in_order_is_healthy
@@ -396,6 +397,20 @@ pub(crate) async fn a_log_is_read_in_parts_and_its_last_one_says_so(stage: &impl
         assert!(part.iter().all(|line| line.run == run));
     }
     assert_eq!(said(parts.concat()), lines(500));
+}
+
+pub(crate) async fn a_log_is_read_on_behind_any_of_its_lines(stage: &impl Stage) {
+    let (scheduler, job) = built(stage, Script::quiet(vec![Behaviour::Says(lines(20), 0)])).await;
+    let run = Run::TestCommand(0);
+    scheduler.start(&job, run).await.unwrap();
+    end(&scheduler, &job, run).await;
+    let from = |at| scheduler.read_log(&job, run, at, 1 << 20, Duration::ZERO);
+    let whole = from(Position::default()).await.unwrap();
+    assert_eq!(whole.ends.len(), whole.lines.len());
+    for (index, end) in whole.ends.iter().enumerate() {
+        let rest = from(*end).await.unwrap().lines;
+        assert_eq!(rest, whole.lines[index + 1..], "behind line {index}");
+    }
 }
 
 pub(crate) async fn a_log_that_was_read_to_its_end_has_nothing_more(stage: &impl Stage) {

@@ -3,7 +3,7 @@
 
 use super::{Files, Look};
 use crate::{
-    logs::{Chunk, Line, Position, Stream, record},
+    logs::{Chunk, Line, Position, Stream, each, record},
     phase::Run,
     runner::RESULT_RECORD,
     scheduler::nomad::{
@@ -220,29 +220,25 @@ pub(super) async fn read(
     let records = look.kind != Some(TaskKind::Image);
     let piece = Piece::read(&of("stdout"), out, from.out, limit.max(LONGEST)).await?;
     let room = limit.saturating_sub(piece.whole(limit, look.over));
-    chunk.next.out = take(
+    take(
         &mut chunk,
-        (&piece, limit),
-        out,
-        look.over,
-        |bytes, lines| {
+        (&piece, limit, out, look.over),
+        |bytes| {
             if records {
-                lines_of_records(run, bytes, lines);
+                lines_of_records(run, bytes)
             } else {
-                plain_lines(run, Stream::Stdout, bytes, lines);
+                plain_lines(run, Stream::Stdout, bytes)
             }
         },
+        |next, out| next.out = out,
     );
     if room > 0 {
         let piece = Piece::read(&of("stderr"), err, from.err, room.max(LONGEST)).await?;
-        chunk.next.err = take(
+        take(
             &mut chunk,
-            (&piece, room),
-            err,
-            look.over,
-            |bytes, lines| {
-                plain_lines(run, Stream::Stderr, bytes, lines);
-            },
+            (&piece, room, err, look.over),
+            |bytes| plain_lines(run, Stream::Stderr, bytes),
+            |next, err| next.err = err,
         );
     } else {
         chunk.complete = false;
@@ -250,45 +246,40 @@ pub(super) async fn read(
     Ok(chunk)
 }
 
-/// Puts the whole lines of a piece into a chunk; says where to go on.
+/// Lines of a log, and behind how many bytes each of them ends.
+type Lines = (Vec<Line>, Vec<usize>);
+
+/// Puts the whole lines of a piece behind those of a chunk. `to` moves a position in the piece's stream.
 fn take(
     chunk: &mut Chunk,
-    (piece, limit): (&Piece, usize),
-    files: &Files,
-    over: bool,
-    read: impl FnOnce(&[u8], &mut Vec<Line>),
-) -> u64 {
+    (piece, limit, files, over): (&Piece, usize, &Files, bool),
+    read: impl FnOnce(&[u8]) -> Lines,
+    to: impl Fn(&mut Position, u64),
+) {
     let whole = piece.whole(limit, over);
-    read(&piece.bytes[..whole], &mut chunk.lines);
+    let (lines, ends) = read(&piece.bytes[..whole]);
+    chunk.lines.extend(lines);
+    for end in ends {
+        to(&mut chunk.next, piece.behind(end, files));
+        chunk.ends.push(chunk.next);
+    }
+    to(&mut chunk.next, piece.behind(whole, files));
     chunk.complete &= piece.reaches_end && whole == piece.bytes.len();
     chunk.lost |= piece.lost;
-    piece.behind(whole, files)
 }
 
-fn each_line(bytes: &[u8], mut read: impl FnMut(&[u8])) {
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-        read(&rest[..end]);
-        rest = rest.get(end + 1..).unwrap_or_default();
-    }
-}
-
-fn lines_of_records(run: Run, bytes: &[u8], lines: &mut Vec<Line>) {
+fn lines_of_records(run: Run, bytes: &[u8]) -> Lines {
     let mut reader = record::Reader::new(run);
-    let begun = lines.len();
-    each_line(bytes, |line| reader.read(line, lines));
+    let (lines, ends) = each(bytes, |line, lines| reader.read(line, lines));
     // What is for this backend alone is nothing that was said.
-    let mut index = 0;
-    lines.retain(|line| {
-        index += 1;
-        index <= begun || line.stream != Stream::System || !line.text.starts_with(RESULT_RECORD)
-    });
+    let said = |line: &Line| line.stream != Stream::System || !line.text.starts_with(RESULT_RECORD);
+    let both = lines.into_iter().zip(ends);
+    both.filter(|(line, _)| said(line)).unzip()
 }
 
 /// Lines of a program that writes no records.
-fn plain_lines(run: Run, stream: Stream, bytes: &[u8], lines: &mut Vec<Line>) {
-    each_line(bytes, |line| {
+fn plain_lines(run: Run, stream: Stream, bytes: &[u8]) -> Lines {
+    each(bytes, |line, lines| {
         let text = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
         let mut rest = text.as_ref();
         loop {
@@ -308,14 +299,13 @@ fn plain_lines(run: Run, stream: Stream, bytes: &[u8], lines: &mut Vec<Line>) {
                 break;
             }
         }
-    });
+    })
 }
 
 /// The rest of the last record of buildctl's own that begins so.
 pub(super) fn last_said(bytes: &[u8], head: &str) -> Option<String> {
     let mut reader = record::Reader::new(Run::Build);
-    let mut lines = Vec::new();
-    each_line(bytes, |line| reader.read(line, &mut lines));
+    let (lines, _) = each(bytes, |line, lines| reader.read(line, lines));
     let said = |line: &Line| {
         let own = line.stream == Stream::System && line.time.is_some() && !line.partial;
         own.then(|| line.text.strip_prefix(head).map(str::to_owned))?
@@ -415,14 +405,11 @@ mod tests {
 
     #[test]
     fn plain_lines_keep_everything() {
-        let mut lines = Vec::new();
         let long = "ä".repeat(Line::LONGEST);
-        plain_lines(
-            Run::TestEntry,
-            Stream::Stdout,
-            format!("a\r\n\n{long}\n").as_bytes(),
-            &mut lines,
-        );
+        let said = format!("a\r\n\n{long}\n");
+        let (lines, ends) = plain_lines(Run::TestEntry, Stream::Stdout, said.as_bytes());
+        assert_eq!(ends[..3], [3, 4, 4], "a part is none to go on behind");
+        assert_eq!(ends.last(), Some(&said.len()));
         assert_eq!((lines[0].text.as_str(), lines[1].text.as_str()), ("a", ""));
         let whole: String = lines[2..].iter().map(|line| line.text.as_str()).collect();
         assert_eq!(whole, long);
@@ -436,8 +423,8 @@ mod tests {
             last_said(log.as_bytes(), "result: ").as_deref(),
             Some("{\"a\":1}")
         );
-        let mut lines = Vec::new();
-        lines_of_records(Run::Build, log.as_bytes(), &mut lines);
+        let (lines, ends) = lines_of_records(Run::Build, log.as_bytes());
+        assert_eq!(ends.len(), lines.len());
         let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
         assert_eq!(
             texts[0], "result: forged",
