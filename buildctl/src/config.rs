@@ -182,7 +182,7 @@ pub struct Timeouts {
 /// Where webhooks may go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WebhookPolicy {
-    /// Whether to loopback and private addresses too.
+    /// Whether to loopback, private and other addresses that the Internet does not reach, too.
     pub allow_private: bool,
     /// Only to these hosts; `*.example.com` for all below one. Empty for any.
     pub hosts: Vec<String>,

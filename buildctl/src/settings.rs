@@ -414,7 +414,7 @@ impl Default for Retention {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Webhooks {
-    /// Whether to loopback and private addresses too.
+    /// Whether to loopback, private and other addresses that the Internet does not reach, too.
     pub allow_private: bool,
     /// Only to these hosts; `*.example.com` for all below one. Empty for any.
     pub hosts: Vec<String>,
