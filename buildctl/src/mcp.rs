@@ -36,43 +36,25 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::service::Builds;
 use desk::{Desk, Line};
-use door::Door;
 
-/// Who may reach the endpoint from where.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// Names under which the service is reached, with or without a port; `*` for any. Names of this machine's loopback and
-    /// addresses (which no page can make its own name point to) need not be listed.
-    pub allowed_hosts: Vec<String>,
-    /// Origins of web pages that may call it, such as `https://tools.example`; `*` for any. Pages of this machine and of
-    /// `allowed_hosts` need not be listed.
-    pub allowed_origins: Vec<String>,
-}
-
-/// The endpoint over HTTP, for the path `/` of whatever it is nested in.
+/// The endpoint over HTTP, for the path `/` of whatever it is nested in. Under which names it answers, and to whom, is decided
+/// before it (see [`crate::server::guard`]): nothing here looks at `Host`, `Origin` or a token.
 ///
-/// It answers `POST` and, for pages, `OPTIONS`; there are no streams to open by `GET` and no sessions to `DELETE`.
-pub fn service(builds: Arc<dyn Builds>, options: &Options) -> axum::Router {
-    let door = Door::of(options);
+/// It answers `POST` and `OPTIONS`; there are no streams to open by `GET` and no sessions to `DELETE`.
+pub fn service(builds: Arc<dyn Builds>) -> axum::Router {
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
         .with_max_request_body_bytes(door::LARGEST)
-        // The door looks at hosts itself, to say what to do about one that is unknown.
-        .disable_allowed_hosts();
-    let config = match door.origins() {
-        Some(origins) => config
-            .with_allowed_origins(origins)
-            .enforce_origin_validation(),
-        None => config.disable_allowed_origins(),
-    };
+        .disable_allowed_hosts()
+        .disable_allowed_origins();
     let desk = Desk::new(builds, Line::Http);
     let service = StreamableHttpService::new(
         move || Ok(desk.clone()),
         Arc::new(NeverSessionManager::default()),
         config,
     );
-    door.before(axum::Router::new().route_service("/", service))
+    door::before(axum::Router::new().route_service("/", service))
 }
 
 /// Talks with the client at standard input and output until it has gone.

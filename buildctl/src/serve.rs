@@ -186,12 +186,7 @@ impl Daemon {
         tracing::info!(addr = %bound.address(), tls = tls.is_some(), backend, "listening");
         // Over a Unix socket the file's mode does what TLS does elsewhere.
         let tls = tls.filter(|_| bound.address().tcp().is_some());
-        // The guard before all routes has decided by then who may.
-        let anybody = mcp::Options {
-            allowed_hosts: vec!["*".to_owned()],
-            allowed_origins: vec!["*".to_owned()],
-        };
-        let mcp = mcp::service(Arc::clone(&self.context.builds), &anybody);
+        let mcp = mcp::service(Arc::clone(&self.context.builds));
         let router = server::router(self.context.clone(), Some(mcp));
         self.serve(bound, tls, router);
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Args, ValueHint};
-use runyard_common::{duration, exit::Exit, report::Failure};
+use runyard_common::{duration, exit::Exit, http::is_loopback, report::Failure};
 
 use super::environment;
 use crate::{
@@ -220,7 +220,7 @@ impl JobArgs {
             registry
                 .map(|registry| registry.host().to_owned())
                 .ok()
-                .filter(|host| is_loopback(host)),
+                .filter(|host| is_here(host)),
         );
         hosts
     }
@@ -441,17 +441,13 @@ fn is_url(text: &str) -> bool {
     has_scheme || is_scp().is_some()
 }
 
-/// Whether a registry's host is this machine.
-fn is_loopback(host: &str) -> bool {
+/// Whether a registry's host, which may have a port, is this machine.
+fn is_here(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,
     };
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    name == "localhost"
-        || bare
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+    is_loopback(name)
 }
 
 /// Who types this.
@@ -631,7 +627,7 @@ mod tests {
     #[test]
     fn only_this_machines_registries_may_do_without_tls_unasked() {
         for host in ["localhost", "localhost:5000", "127.0.0.1:1", "[::1]:5000"] {
-            assert!(is_loopback(host), "{host}");
+            assert!(is_here(host), "{host}");
         }
         for host in [
             "registry.test",
@@ -639,7 +635,7 @@ mod tests {
             "10.0.0.1:5000",
             "127.0.0.1.x",
         ] {
-            assert!(!is_loopback(host), "{host}");
+            assert!(!is_here(host), "{host}");
         }
         let typed = Typed::try_parse_from(["x", "--insecure-registry", "a:1"]).unwrap();
         let config = JobConfig {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use axum::http::{HeaderMap, Uri, header, uri::Authority};
-use runyard_common::secret::Secret;
+use runyard_common::{http::is_loopback, secret::Secret};
 
 use crate::config::{self, Config};
 
@@ -43,7 +43,7 @@ struct Rules {
 pub enum Origin {
     /// From no web page, or from our own.
     Own,
-    /// From a page that may: what to answer in `Access-Control-Allow-Origin`.
+    /// From a page that may, being listed or of this machine: what to answer in `Access-Control-Allow-Origin`.
     Allowed(String),
     /// From another page.
     Foreign,
@@ -87,11 +87,7 @@ impl Guard {
         let host = headers
             .get(header::HOST)
             .and_then(|host| host.to_str().ok());
-        if self.0.is_own_page(origin, host) {
-            Origin::Own
-        } else {
-            Origin::Foreign
-        }
+        self.0.page(origin, host)
     }
 
     /// Whether clients have to present a token.
@@ -121,24 +117,30 @@ impl Rules {
                 .is_some_and(|below| below.ends_with('.')),
             None => pattern == "*" || *pattern == name || pattern.eq_ignore_ascii_case(host),
         };
-        is_loopback(&name)
+        is_local(&name)
             || name.parse::<IpAddr>().is_ok()
             || (name == self.own && !name.is_empty())
             || self.hosts.iter().any(matches)
     }
 
-    /// Whether a page is this service's own; a page of this machine counts as such for whoever listens there.
-    fn is_own_page(&self, origin: &str, host: Option<&str>) -> bool {
+    /// Whether a page is this service's own, or another one of this machine (a tool that somebody runs here), which may call
+    /// what is on this machine, too.
+    fn page(&self, origin: &str, host: Option<&str>) -> Origin {
         let authority = origin
             .parse::<Uri>()
             .ok()
             .and_then(|uri| uri.into_parts().authority);
         let (Some(page), Some(host)) = (authority, host) else {
-            return false;
+            return Origin::Foreign;
         };
-        let same = page.as_str().eq_ignore_ascii_case(host) && self.knows(host);
-        let local = |authority: &Authority| is_loopback(&bare(authority));
-        same || (local(&page) && host.parse().is_ok_and(|host| local(&host)))
+        let local = |authority: &Authority| is_local(&bare(authority));
+        if page.as_str().eq_ignore_ascii_case(host) && self.knows(host) {
+            Origin::Own
+        } else if local(&page) && host.parse().is_ok_and(|host| local(&host)) {
+            Origin::Allowed(origin.to_owned())
+        } else {
+            Origin::Foreign
+        }
     }
 }
 
@@ -151,12 +153,9 @@ fn bare(authority: &Authority) -> String {
         .to_ascii_lowercase()
 }
 
-fn is_loopback(name: &str) -> bool {
-    name == "localhost"
-        || name.ends_with(".localhost")
-        || name
-            .parse::<IpAddr>()
-            .is_ok_and(|ip| ip.to_canonical().is_loopback())
+/// Whether browsers take a name for this machine's, whatever name servers say.
+fn is_local(name: &str) -> bool {
+    is_loopback(name) || name.ends_with(".localhost")
 }
 
 /// The tokens of clients, as their file has them. A file that is gone or holds none leaves the old ones in force: nobody gets

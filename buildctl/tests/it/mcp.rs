@@ -21,7 +21,7 @@ use buildctl::{
     job::{Job, JobId, State},
     ledger::{Ledger, memory::MemoryLedger},
     logs::Stream,
-    mcp::{self, Options},
+    mcp,
     phase::Run,
     scheduler::fake::{FakeScheduler, Play},
     service::{Builds, Reconciler, Service},
@@ -83,8 +83,8 @@ fn replica(ledger: &Arc<MemoryLedger>, engine: &FakeScheduler) -> Arc<dyn Builds
     Arc::new(Service::new(ledger.clone(), scheduler, reconciler))
 }
 
-fn door(builds: &Arc<dyn Builds>, options: &Options) -> Router {
-    Router::new().nest("/mcp", mcp::service(Arc::clone(builds), options))
+fn door(builds: &Arc<dyn Builds>) -> Router {
+    Router::new().nest("/mcp", mcp::service(Arc::clone(builds)))
 }
 
 /// An answer to a request: its status, its headers, and its messages, as one JSON document or as a stream of them.
@@ -197,7 +197,7 @@ impl Office {
         engine.script(play);
         let builds = replica(&ledger, &engine);
         Self {
-            door: door(&builds, &Options::default()),
+            door: door(&builds),
             ledger,
             engine,
             builds,

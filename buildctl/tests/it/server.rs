@@ -15,6 +15,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use buildctl::{
     config::{ClientArgs, ClientConfig, Config, SettingsArgs},
+    mcp,
     metrics::Metrics,
     server::{self, Context, Guard},
 };
@@ -74,7 +75,8 @@ impl Stage {
         let (readiness, metrics) = (context.readiness.clone(), Arc::clone(&context.metrics));
         let bound = http::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = bound.address().tcp().unwrap();
-        let router = server::router(context, None);
+        let mcp = mcp::service(Arc::clone(&context.builds));
+        let router = server::router(context, Some(mcp));
         tokio::spawn(async move {
             let drain = async move { shutdown.drain().await };
             http::serve(bound, None, router, ServeOptions::default(), drain).await

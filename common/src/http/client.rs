@@ -16,7 +16,6 @@ mod call;
 mod failure;
 mod retry;
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,10 +23,11 @@ use reqwest::blocking::ClientBuilder;
 use reqwest::{Certificate, Identity, Method, Url};
 
 pub use call::{Call, Response};
-pub use retry::Retry;
+pub use retry::{Retry, asked_wait};
 
 use crate::crypto;
 use crate::exit::Exit;
+use crate::http::is_loopback;
 use crate::report::{Failure, OrExit};
 use crate::secret::Secret;
 
@@ -216,14 +216,7 @@ impl Base {
     }
 
     fn is_local(&self) -> bool {
-        let host = self.url.host_str().unwrap_or_default();
-        let address = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>();
-        self.socket.is_some()
-            || host == "localhost"
-            || address.is_ok_and(|ip| ip.to_canonical().is_loopback())
+        self.socket.is_some() || self.url.host_str().is_some_and(is_loopback)
     }
 }
 

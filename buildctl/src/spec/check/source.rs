@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use runyard_common::http::is_loopback;
+
 use super::Wrong;
 use crate::{
     api::JobConfig,
@@ -107,7 +109,7 @@ fn remote_rules(url: &str, config: &JobConfig) -> Result<(), String> {
     if parsed.path().trim_matches('/').is_empty() || parsed.fragment().is_some() {
         return Err(format!("`{url}` has no path of a repository"));
     }
-    let in_the_clear = parsed.scheme() == "http" && !is_loopback(&parsed);
+    let in_the_clear = parsed.scheme() == "http" && !is_loopback(host);
     if in_the_clear && !config.git_credentials_path.trim().is_empty() {
         return Err("http:// would send the credentials in the clear; use https://".into());
     }
@@ -119,15 +121,6 @@ fn shown(url: &str) -> String {
     match url.rsplit_once('@') {
         Some((_, rest)) => format!("…@{rest}"),
         None => url.to_owned(),
-    }
-}
-
-fn is_loopback(url: &url::Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 

@@ -242,7 +242,7 @@ async fn an_unknown_tool_and_wrong_parameters_are_errors_of_the_protocol() {
 async fn it_does_not_matter_which_replica_gets_which_request() {
     let office = Office::open();
     let other = replica(&office.ledger, &office.engine);
-    let other = door(&other, &Options::default());
+    let other = door(&other);
     let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}});
     office.ask("initialize", &hello).await;
     let id = office.submit("app").await;

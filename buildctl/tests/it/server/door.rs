@@ -248,6 +248,98 @@ async fn another_protocol_stands_beside_the_originals_routes_behind_the_same_doo
     assert!(status == 404 && body.contains("Job not found"), "{body}");
 }
 
+/// What `/mcp` answers a client with these headers: the status, and which pages may read it.
+async fn spoken(stage: &Stage, headers: &[&str]) -> (u16, Option<String>) {
+    let json = [
+        "Content-Type: application/json",
+        "Accept: application/json, text/event-stream",
+    ];
+    let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    let headers: Vec<&str> = json.iter().chain(headers).copied().collect();
+    let answer = stage.request("POST /mcp", &headers, ping).await;
+    let pages = answer.header("access-control-allow-origin");
+    (answer.status, pages.map(str::to_owned))
+}
+
+#[tokio::test]
+async fn agents_are_let_in_by_the_same_rules_as_everybody() {
+    let alone = Stage::new(Bench::new()).await;
+    let variables = [
+        ("BUILDCTL_ALLOWED_HOSTS", "builds.example"),
+        ("BUILDCTL_CORS_ORIGINS", "https://tools.example"),
+    ];
+    let listed = Stage::with(Bench::new(), &variables).await;
+    let any = Stage::with(
+        Bench::new(),
+        &[
+            ("BUILDCTL_ALLOWED_HOSTS", "*"),
+            ("BUILDCTL_CORS_ORIGINS", "*"),
+        ],
+    )
+    .await;
+    let here = "127.0.0.1:8080";
+    // Where nobody is listed, and where these are.
+    for (host, origin, is_let_in, is_let_in_if_listed) in [
+        ("evil.example", None, false, false),
+        ("builds.example:8080", None, false, true),
+        ("localhost:1", None, true, true),
+        (here, Some("https://evil.example"), false, false),
+        (here, Some("null"), false, false),
+        (here, Some("https://tools.example:8443"), false, false),
+        (here, Some("https://tools.example"), false, true),
+        (here, Some("http://localhost:6274"), true, true),
+        (
+            "builds.example:8080",
+            Some("http://builds.example:8080"),
+            false,
+            true,
+        ),
+    ] {
+        let host = format!("Host: {host}");
+        let page = origin.map(|origin| format!("Origin: {origin}"));
+        let headers: Vec<&str> = [Some(&*host), page.as_deref()]
+            .into_iter()
+            .flatten()
+            .collect();
+        for (stage, is_let_in) in [(&alone, is_let_in), (&listed, is_let_in_if_listed)] {
+            let wanted = if is_let_in { 200 } else { 403 };
+            let (status, _) = spoken(stage, &headers).await;
+            assert_eq!(status, wanted, "{host} {origin:?}");
+        }
+        let everybody = origin.map(|_| "*".to_owned());
+        assert_eq!(spoken(&any, &headers).await, (200, everybody), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_this_machine_may_ask_and_read() {
+    let stage = Stage::new(Bench::new()).await;
+    let page = "http://localhost:6274";
+    let origin = format!("Origin: {page}");
+    let asked = [&*origin, "Access-Control-Request-Method: POST"];
+    let preflight = stage.request("OPTIONS /mcp", &asked, "").await;
+    assert_eq!(
+        (
+            preflight.status,
+            preflight.header("access-control-allow-origin")
+        ),
+        (200, Some(page))
+    );
+    assert_eq!(
+        spoken(&stage, &[&origin]).await,
+        (200, Some(page.to_owned()))
+    );
+    let stranger = ["Origin: https://evil.example", asked[1]];
+    let refused = stage.request("OPTIONS /mcp", &stranger, "").await;
+    assert_eq!(
+        (
+            refused.status,
+            refused.header("access-control-allow-origin")
+        ),
+        (403, None)
+    );
+}
+
 #[tokio::test]
 async fn what_goes_wrong_inside_stays_inside() {
     let stage = Stage::new(Bench::new()).await;

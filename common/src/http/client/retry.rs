@@ -77,8 +77,8 @@ pub(super) fn may_pass(status: StatusCode) -> bool {
     )
 }
 
-/// The wait that a server asks for, in seconds or until a date.
-pub(super) fn asked_wait(headers: &HeaderMap, now: jiff::Timestamp) -> Option<Duration> {
+/// The wait that a server asks for with `Retry-After`, in seconds or until a date (RFC 9110, section 10.2.3).
+pub fn asked_wait(headers: &HeaderMap, now: jiff::Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));

@@ -2,11 +2,12 @@
 //! work.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::http::is_loopback;
 
 /// Where to listen.
 ///
@@ -45,10 +46,7 @@ impl Listen {
     pub fn is_local(&self) -> bool {
         match self {
             Self::Unix { .. } => true,
-            Self::Tcp { host, .. } if host.eq_ignore_ascii_case("localhost") => true,
-            Self::Tcp { host, .. } => host
-                .parse::<IpAddr>()
-                .is_ok_and(|ip| ip.to_canonical().is_loopback()),
+            Self::Tcp { host, .. } => is_loopback(host),
         }
     }
 }
