@@ -30,6 +30,7 @@ use tokio::time::sleep;
 
 use crate::{
     api::JobRecord,
+    body::{self, Unread},
     config::{Config, ConsulConfig},
     job::JobId,
     ledger::{LedgerError, SharedLedger},
@@ -37,6 +38,8 @@ use crate::{
 
 /// How long a call may take.
 const LIMIT: Duration = Duration::from_secs(10);
+/// The longest answer that is taken in: more than twice what one value may hold (512 KiB), where a few short ones belong.
+const LONGEST: usize = 1 << 20;
 /// How often one write is tried.
 const ATTEMPTS: u32 = 5;
 /// Between attempts.
@@ -62,6 +65,8 @@ enum MirrorError {
     Unreachable(reqwest::Error),
     #[error("Consul answers {0}")]
     Refused(StatusCode),
+    #[error("the answer of Consul cannot be read: {0}")]
+    Unread(Unread),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error("it is no JSON: {0}")]
@@ -146,9 +151,12 @@ impl Mirror {
         let body = match answer.status() {
             StatusCode::NOT_FOUND => return Ok(Vec::new()),
             status if !status.is_success() => return Err(MirrorError::Refused(status)),
-            _ => answer.bytes().await,
+            _ => body::read(answer, LONGEST).await,
         };
-        let body = body.map_err(|error| MirrorError::Unreachable(error.without_url()))?;
+        let body = body.map_err(|unread| match unread {
+            Unread::Lost(error) => MirrorError::Unreachable(error.without_url()),
+            Unread::TooLong(_) => MirrorError::Unread(unread),
+        })?;
         let entries: Vec<Entry> = serde_json::from_slice(&body)?;
         let text = |entry: Entry| {
             let key = entry.key.strip_prefix(&folder)?.to_owned();
@@ -373,6 +381,28 @@ mod tests {
         let gone = async { while written.recv().await.unwrap().2.is_some() {} };
         timeout(patience(), gone).await.unwrap();
         mirroring.abort();
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_not_taken_in() {
+        let endless = || async {
+            let part = || Ok::<_, std::convert::Infallible>(Bytes::from_static(&[b' '; 1 << 16]));
+            let parts = futures_util::stream::repeat_with(part);
+            axum::body::Body::from_stream(parts)
+        };
+        let app = Router::new().route("/v1/kv/p/config/", axum::routing::get(endless));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = ConsulConfig {
+            address: format!("http://{}", listener.local_addr().unwrap()),
+            token: None,
+            prefix: "p".to_owned(),
+        };
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let said = timeout(patience(), Mirror::open(&config).unwrap().said()).await;
+        assert_eq!(
+            said.unwrap().unwrap_err().to_string(),
+            "the answer of Consul cannot be read: it is longer than 1048576 bytes"
+        );
     }
 
     async fn listing(State(list): State<Value>, headers: Headers) -> axum::Json<Value> {

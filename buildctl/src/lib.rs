@@ -58,6 +58,7 @@
 
 pub mod api;
 pub mod backend;
+mod body;
 mod cli;
 pub mod client;
 pub mod clock;

@@ -26,7 +26,12 @@ use runyard_common::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::Semaphore, time::sleep};
 
-use crate::{config::NomadConfig, ledger::LedgerError, scheduler::SchedulerError};
+use crate::{
+    body::{self, Unread},
+    config::NomadConfig,
+    ledger::LedgerError,
+    scheduler::SchedulerError,
+};
 
 /// Calls at once.
 const SHORT: usize = 4;
@@ -322,7 +327,7 @@ impl Call<'_> {
     /// Makes it now. An error says whether it may pass.
     async fn attempt(&self) -> Result<Answer, (ApiError, bool)> {
         let lost = |error: reqwest::Error| (self.lost(&error), true);
-        let mut response = self
+        let response = self
             .request()
             .timeout(self.limit)
             .send()
@@ -333,15 +338,15 @@ impl Call<'_> {
         let index = index
             .and_then(|index| index.to_str().ok()?.parse().ok())
             .unwrap_or(0);
-        let mut body = Vec::new();
-        while let Some(part) = response.chunk().await.map_err(lost)? {
-            body.extend_from_slice(&part);
-            if body.len() > LONGEST {
-                let why = format!("it is longer than {LONGEST} bytes");
-                let what = self.what.clone();
-                return Err((ApiError::Unreadable { what, why }, false));
-            }
-        }
+        let body = body::read(response, LONGEST)
+            .await
+            .map_err(|unread| match unread {
+                Unread::Lost(error) => lost(error),
+                Unread::TooLong(_) => {
+                    let (what, why) = (self.what.clone(), unread.to_string());
+                    (ApiError::Unreadable { what, why }, false)
+                }
+            })?;
         if !status.is_success() {
             return Err(self.refusal(status, &body));
         }
