@@ -272,7 +272,7 @@ impl Temporary {
     }
 }
 
-/// One webhook delivery, planned when the job reached the event, made at least once.
+/// One webhook delivery, planned when the job reached the event, made at least once unless it is given up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
     /// What happened, such as `build.completed` or `job.failed`.
@@ -290,4 +290,10 @@ pub struct Notice {
     /// What became of it: the last answer or error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
+    /// What is posted, from the first attempt to the end of the last one, so that all attempts post the same bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// Whether nobody tries any more, though the receiver does not have it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use runyard_common::metrics::{Exposition, Histogram};
+use runyard_common::metrics::{Counter, Exposition, Histogram};
 
 use crate::{
     clock::since,
@@ -72,6 +72,11 @@ pub enum Observation {
         /// Since its end.
         lag: Duration,
     },
+    /// A webhook's receiver has a notice, or will never have it.
+    Told {
+        /// Whether it has.
+        delivered: bool,
+    },
 }
 
 /// What it means that a record was `before` and is `after`; nothing before for a new one.
@@ -89,6 +94,7 @@ pub fn observe_transition(before: Option<&Job>, after: &Job) -> Vec<Observation>
     let phases = Phase::ALL.into_iter();
     seen.extend(phases.filter_map(|phase| phase_end(before, after, phase)));
     seen.extend(lags(before, after));
+    seen.extend(told(before, after));
     let ended_before = before.is_some_and(|job| job.state.is_terminal());
     if after.state.is_terminal() && !ended_before {
         seen.push(Observation::Ended {
@@ -126,14 +132,30 @@ fn lags(before: Option<&Job>, after: &Job) -> impl Iterator<Item = Observation> 
     })
 }
 
+/// Notices for which nothing is left to do.
+fn told(before: Option<&Job>, after: &Job) -> impl Iterator<Item = Observation> {
+    let known = move |delivery| {
+        let notices = before.map(|job| job.notices.as_slice()).unwrap_or_default();
+        let mut ended = notices.iter().filter(|notice| notice.due.is_none());
+        ended.any(|notice| notice.delivery == delivery)
+    };
+    let ended = after.notices.iter().filter(|notice| notice.due.is_none());
+    let new = ended.filter(move |notice| !known(notice.delivery));
+    new.map(|notice| Observation::Told {
+        delivered: !notice.given_up,
+    })
+}
+
 /// What a service counts.
 #[derive(Debug)]
 pub struct Metrics {
     books: Mutex<Books>,
     queue: Histogram,
     lag: Histogram,
+    delivered: Counter,
+    given_up: Counter,
     requests: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
-    log_bytes: runyard_common::metrics::Counter,
+    log_bytes: Counter,
 }
 
 #[derive(Debug, Default)]
@@ -155,8 +177,10 @@ impl Default for Metrics {
             books: Mutex::default(),
             queue: Histogram::new(&[0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0]),
             lag: Histogram::new(&[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0]),
+            delivered: Counter::default(),
+            given_up: Counter::default(),
             requests: Mutex::default(),
-            log_bytes: runyard_common::metrics::Counter::default(),
+            log_bytes: Counter::default(),
         }
     }
 }
@@ -178,6 +202,8 @@ impl Metrics {
                     took,
                 } => books.phase(phase, success, took, &owner),
                 Observation::Ended { at, success, phase } => books.end(at, success, phase, &owner),
+                Observation::Told { delivered: true } => self.delivered.add(1),
+                Observation::Told { delivered: false } => self.given_up.add(1),
             }
         }
     }
@@ -243,6 +269,12 @@ impl Metrics {
             "Time from a run's end to its note in the record.",
         )
         .observed(&[], &self.lag);
+        let mut family = text.counter(
+            "buildctl_webhooks_total",
+            "Notices that their receivers have, or that were given up.",
+        );
+        family.sample(&[("result", "delivered")], self.delivered.get());
+        family.sample(&[("result", "given_up")], self.given_up.get());
         text.counter(
             "buildctl_log_bytes_total",
             "Bytes of log text that were read.",

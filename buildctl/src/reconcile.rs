@@ -156,14 +156,18 @@ pub struct Step {
     pub behind: Option<JobId>,
 }
 
-/// Whether nothing is left to do for a job: it has ended, gave its claim up, its temporary image is gone or left, none of its
-/// runs goes on, and its notices are delivered or given up.
+/// Whether nothing is left to do for a job: it is [over](is_over), and its notices are delivered or given up.
 pub fn is_settled(job: &Job) -> bool {
+    is_over(job) && job.notices.iter().all(|notice| notice.due.is_none())
+}
+
+/// Whether a job has ended, gave its claim up, its temporary image is gone or left, and none of its runs goes on: at most notices
+/// are still to be posted.
+pub fn is_over(job: &Job) -> bool {
     job.state.is_terminal()
         && !job.claimed
         && !job.temporary.is_to_go()
         && job.runs.values().all(|run| ending(run).is_some())
-        && job.notices.iter().all(|notice| notice.due.is_none())
 }
 
 /// What follows from a record and what was seen.
@@ -596,6 +600,8 @@ impl<'a> Round<'a> {
                 attempts: 0,
                 due: Some(self.now),
                 result: None,
+                body: None,
+                given_up: false,
             });
         }
     }
@@ -606,7 +612,11 @@ impl<'a> Round<'a> {
         match notices::next(&mut self.job.notices, self.now) {
             notices::Turn::Nobody => {}
             notices::Turn::Later(when) => self.wake_at(when),
-            notices::Turn::Now(delivery) => self.actions.push(Action::Deliver(delivery)),
+            notices::Turn::Now { delivery, until } => {
+                notices::write(&mut self.job, delivery);
+                self.actions.push(Action::Deliver(delivery));
+                self.wake_at(until);
+            }
         }
     }
 }

@@ -1,9 +1,16 @@
 //! Posts events of jobs to where their submitters want them: signed, with a limit of time, and not to addresses that only this
-//! machine or its network should reach. When a post is made and made again is [`crate::reconcile`]'s.
+//! machine or its network should reach. When a post is made and made again is [`crate::reconcile`]'s, and so is its body; what an
+//! answer means is said here.
+//!
+//! | answer | means |
+//! |---|---|
+//! | 2xx | delivered |
+//! | 408, 425, 429, and what is not 4xx | again later, not before what `Retry-After` says |
+//! | any other 4xx | it will never be taken |
 //!
 //! Body, `User-Agent` family and signature are those of the original: `X-Webhook-Signature: sha256=` and the hexadecimal
-//! HMAC-SHA256 of the body. `X-Buildctl-Event` names the event, `X-Buildctl-Delivery` the delivery, which is the same for each
-//! attempt.
+//! HMAC-SHA256 of the body. `X-Buildctl-Event` names the event, `X-Buildctl-Delivery` the delivery. All of it is the same for each
+//! attempt, so that a receiver can tell a repetition by the delivery.
 
 mod egress;
 
@@ -14,15 +21,17 @@ use std::{
 };
 
 use hmac::{Hmac, KeyInit, Mac};
+use jiff::Timestamp;
 use reqwest::{
-    Client, Url,
+    Client, Response, StatusCode, Url,
     header::{self, HeaderMap, HeaderName, HeaderValue},
     redirect,
 };
+use runyard_common::http::client::asked_wait;
 use sha2::Sha256;
 
 use crate::{
-    api::{JobConfig, WebhookPayload},
+    api::JobConfig,
     hex::hex,
     job::{Job, Notice},
     reconcile::Delivery,
@@ -63,19 +72,17 @@ impl Webhooks {
         }))
     }
 
-    /// Posts a notice of a job.
+    /// Posts a notice of a job, whose body is written.
     pub async fn post(&self, job: &Job, notice: &Notice) -> Delivery {
         let url = match self.0.egress.allowed(&job.config.webhook_url) {
             Ok(url) => url,
-            Err(why) => return Delivery::Forbidden(why.to_string()),
+            Err(why) => return Delivery::Hopeless(why.to_string()),
         };
-        let body = match serde_json::to_vec(&WebhookPayload::of(job, notice)) {
-            Ok(body) => body,
-            Err(error) => return Delivery::Forbidden(error.to_string()),
+        let Some(body) = notice.body.clone() else {
+            return Delivery::Hopeless("it has no body".to_owned());
         };
         match self.send(url, &job.config, notice, body).await {
-            Ok(status) if status.is_success() => Delivery::Done(status.to_string()),
-            Ok(status) => Delivery::Failed(format!("the receiver answered {status}")),
+            Ok(answer) => meaning(answer.status(), answer.headers(), Timestamp::now()),
             Err(error) => failure(error),
         }
     }
@@ -85,11 +92,11 @@ impl Webhooks {
         url: Url,
         config: &JobConfig,
         notice: &Notice,
-        body: Vec<u8>,
-    ) -> Result<reqwest::StatusCode, reqwest::Error> {
-        let headers = headers(config, notice, &body);
+        body: String,
+    ) -> Result<Response, reqwest::Error> {
+        let headers = headers(config, notice, body.as_bytes());
         let request = self.client()?.post(url).headers(headers).body(body);
-        Ok(request.send().await?.status())
+        request.send().await
     }
 
     fn client(&self) -> Result<&Client, reqwest::Error> {
@@ -108,18 +115,39 @@ impl Webhooks {
     }
 }
 
+/// What an answer means.
+fn meaning(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Delivery {
+    let passes = [
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::TOO_EARLY,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    let why = format!("the receiver answered {status}");
+    if status.is_success() {
+        Delivery::Done(status.to_string())
+    } else if status.is_client_error() && !passes.contains(&status) {
+        Delivery::Hopeless(why)
+    } else {
+        let pause = asked_wait(headers, now);
+        Delivery::Failed { why, pause }
+    }
+}
+
 /// What an error of a post means; never with the URL, which may hold a token.
 fn failure(error: reqwest::Error) -> Delivery {
     let error = error.without_url();
     if let Some(refused) = causes(&error).find_map(|cause| cause.downcast_ref::<egress::Refused>())
     {
-        return Delivery::Forbidden(refused.to_string());
+        return Delivery::Hopeless(refused.to_string());
     }
     let why = causes(&error)
         .last()
         .map(|cause| format!(": {cause}"))
         .unwrap_or_default();
-    Delivery::Failed(format!("{error}{why}"))
+    Delivery::Failed {
+        why: format!("{error}{why}"),
+        pause: None,
+    }
 }
 
 fn causes(error: &dyn Error) -> impl Iterator<Item = &(dyn Error + 'static)> {

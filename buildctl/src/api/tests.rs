@@ -280,6 +280,8 @@ fn notice(event: &str) -> Notice {
         attempts: 0,
         due: None,
         result: None,
+        body: None,
+        given_up: false,
     }
 }
 

@@ -12,6 +12,7 @@ use super::Metrics;
 use crate::{
     job::{Job, JobId},
     ledger::{LedgerError, SharedLedger},
+    reconcile::is_settled,
 };
 
 /// Counts what happens to jobs from now on. Never ends.
@@ -42,28 +43,29 @@ fn complain(error: &LedgerError) {
 #[derive(Default)]
 struct Known {
     going: BTreeMap<JobId, Job>,
-    ended: BTreeSet<JobId>,
+    settled: BTreeSet<JobId>,
 }
 
 impl Known {
     /// A job of before, of which only what is still to come counts.
     fn seed(&mut self, metrics: &Metrics, job: &Job) {
         metrics.books().follow(job);
-        if job.state.is_terminal() {
-            self.ended.insert(job.id);
-        } else {
-            self.going.insert(job.id, job.clone());
-        }
+        self.keep(job.clone());
     }
 
     fn see(&mut self, metrics: &Metrics, job: Job) {
-        if self.ended.contains(&job.id) {
+        if self.settled.contains(&job.id) {
             return;
         }
         metrics.record(self.going.get(&job.id), &job);
-        if job.state.is_terminal() {
+        self.keep(job);
+    }
+
+    /// Of settled jobs, only that they are.
+    fn keep(&mut self, job: Job) {
+        if is_settled(&job) {
             self.going.remove(&job.id);
-            self.ended.insert(job.id);
+            self.settled.insert(job.id);
         } else {
             self.going.insert(job.id, job);
         }
@@ -72,6 +74,6 @@ impl Known {
     fn forget(&mut self, metrics: &Metrics, id: JobId) {
         metrics.forget(id);
         self.going.remove(&id);
-        self.ended.remove(&id);
+        self.settled.remove(&id);
     }
 }

@@ -463,36 +463,39 @@ fn a_configuration_that_is_no_longer_accepted_ends_the_job() {
 }
 
 #[test]
-fn an_attempt_is_counted_before_it_is_made_and_given_up_after_three() {
+fn an_attempt_is_counted_and_its_body_written_before_it_is_made() {
     let mut job = new_job();
     job.kill = Some(crate::job::Kill {
         at: at(0),
         reason: None,
     });
-    let mut next = go(&job, &[], vec![], at(0));
-    let delivery = next.job.notices[0].delivery;
-    for (attempt, now) in [(1, 0), (2, 1), (3, 3)] {
-        assert_eq!(next.job.notices[0].attempts, attempt);
-        assert!(next.actions.contains(&Action::Deliver(delivery)));
-        assert!(
-            !go(&next.job, &[], vec![], at(now))
-                .actions
-                .contains(&Action::Deliver(delivery)),
-            "nobody else posts it"
-        );
-        let result = Delivery::Failed("no".to_owned());
-        let failed = go(
-            &next.job,
-            &[],
-            vec![Report::Delivered { delivery, result }],
-            at(now),
-        );
-        next = go(&failed.job, &[], vec![], at(now + u64::from(attempt)));
-    }
-    let notice = &next.job.notices[0];
+    let first = go(&job, &[], vec![], at(0));
+    let notice = &first.job.notices[0];
+    let delivery = notice.delivery;
+    assert_eq!(notice.attempts, 1);
+    let body = notice.body.clone().expect("what is posted");
+    assert!(body.contains("Job killed by user"), "{body}");
+    assert!(first.actions.contains(&Action::Deliver(delivery)));
+    let meanwhile = go(&first.job, &[], vec![], at(1));
     assert_eq!(
-        (notice.due, notice.result.as_deref()),
-        (None, Some("given up after 3 attempts: no"))
+        (meanwhile.actions.as_slice(), meanwhile.wake),
+        (&[][..], Some(at(60))),
+        "nobody else posts it before it counts as lost"
+    );
+    let result = Delivery::Failed {
+        why: "no".to_owned(),
+        pause: Some(Duration::from_secs(30)),
+    };
+    let report = Report::Delivered { delivery, result };
+    let failed = go(&first.job, &[], vec![report], at(2));
+    assert_eq!(failed.wake, Some(at(32)));
+    let mut later = failed.job.clone();
+    later.finished_at = Some(at(20));
+    let again = go(&later, &[], vec![], at(32));
+    assert!(again.actions.contains(&Action::Deliver(delivery)));
+    assert_eq!(
+        (again.job.notices[0].attempts, &again.job.notices[0].body),
+        (2, &Some(body))
     );
 }
 

@@ -50,6 +50,9 @@ impl JobView {
     /// A job as clients see it.
     pub fn of(mut job: Job) -> Self {
         job.config = job.config.redacted();
+        for notice in &mut job.notices {
+            notice.body = None;
+        }
         Self { job }
     }
 }

@@ -28,6 +28,9 @@ use crate::{
 /// How long a job is left alone at most, in case that news about it got lost.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// The same for a job of which only notices are left: nobody has news about it.
+const AFTERWARDS: Duration = Duration::from_mins(5);
+
 /// How often a record may have changed under one's hands before that is an error.
 const COLLISIONS: usize = 100;
 
@@ -148,6 +151,7 @@ impl Reconciler {
             if step.job.state != known.job.state {
                 info!(job = %id, from = %known.job.state, to = %step.job.state, "a job moved");
             }
+            tell_given_up(&known.job, &step.job);
             return Ok(Round {
                 step,
                 began,
@@ -192,7 +196,12 @@ impl Reconciler {
                 Err(ReconcileError::Gone(_)) => return,
                 Ok(step) => {
                     failures = 0;
-                    let latest = later(now, PATIENCE);
+                    let patience = if reconcile::is_over(&step.job) {
+                        AFTERWARDS
+                    } else {
+                        PATIENCE
+                    };
+                    let latest = later(now, patience);
                     (
                         step.wake.map_or(latest, |wake| wake.min(latest)),
                         step.behind,
@@ -285,6 +294,21 @@ impl Reconciler {
                 }
             }
         })
+    }
+}
+
+/// Says which notices were given up by a change of a record.
+fn tell_given_up(before: &Job, after: &Job) {
+    let was_due = |delivery| {
+        let notice = before.notices.iter().find(|it| it.delivery == delivery);
+        notice.is_none_or(|notice| notice.due.is_some())
+    };
+    let given_up = after.notices.iter().filter(|notice| notice.given_up);
+    for notice in given_up.filter(|notice| was_due(notice.delivery)) {
+        warn!(
+            job = %after.id, event = notice.event, delivery = %notice.delivery, attempts = notice.attempts,
+            why = notice.result.as_deref(), "a notice is given up: its receiver does not have it"
+        );
     }
 }
 

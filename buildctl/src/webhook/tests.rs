@@ -60,18 +60,27 @@ fn job(url: String) -> Job {
         .into(),
         ..JobConfig::default()
     };
-    Job::new(JobId::of_key("k"), config, jiff::Timestamp::UNIX_EPOCH)
+    Job::new(JobId::of_key("k"), config, Timestamp::UNIX_EPOCH)
 }
 
 fn notice() -> Notice {
     Notice {
         event: "build.started".to_owned(),
         delivery: uuid::Uuid::from_u128(7),
-        at: jiff::Timestamp::UNIX_EPOCH,
+        at: Timestamp::UNIX_EPOCH,
         attempts: 1,
         due: None,
         result: None,
+        body: None,
+        given_up: false,
     }
+}
+
+/// A notice with its body, as it is when it is posted.
+fn written(job: &Job) -> Notice {
+    let mut notice = notice();
+    notice.body = serde_json::to_string(&WebhookPayload::of(job, &notice)).ok();
+    notice
 }
 
 #[test]
@@ -86,9 +95,12 @@ fn signatures_are_those_of_the_standard() {
 #[tokio::test]
 async fn a_post_is_signed_and_names_its_event() {
     let (url, inbox) = receiver(StatusCode::NO_CONTENT, None).await;
-    let result = webhooks().post(&job(url), &notice()).await;
+    let job = job(url);
+    let notice = written(&job);
+    let result = webhooks().post(&job, &notice).await;
     assert_eq!(result, Delivery::Done("204 No Content".to_owned()));
     let (headers, body) = inbox.lock().unwrap().pop().unwrap();
+    assert_eq!(body, notice.body.unwrap());
     let header = |name: &str| headers[name].to_str().unwrap().to_owned();
     assert_eq!(header("x-webhook-signature"), signature("key", &body));
     assert_eq!(header("x-buildctl-event"), "build.started");
@@ -110,23 +122,52 @@ async fn a_post_is_signed_and_names_its_event() {
     );
 }
 
+#[test]
+fn answers_that_will_stay_the_same_are_told_from_those_that_may_pass() {
+    let means = |status: u16, asked: Option<&'static str>| {
+        let asked = asked.map(|asked| (header::RETRY_AFTER, HeaderValue::from_static(asked)));
+        let now = Timestamp::constant(1_795_248_000, 0);
+        meaning(
+            StatusCode::from_u16(status).unwrap(),
+            &asked.into_iter().collect(),
+            now,
+        )
+    };
+    for status in [400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 451] {
+        let said = means(status, Some("5"));
+        assert!(matches!(said, Delivery::Hopeless(_)), "{said:?}");
+    }
+    for status in [301, 408, 425, 429, 500, 502, 503, 504] {
+        let Delivery::Failed { why, pause } = means(status, Some("5")) else {
+            panic!("{status}");
+        };
+        assert!(why.contains(&status.to_string()), "{why}");
+        assert_eq!(pause, Some(Duration::from_secs(5)));
+    }
+    let date = means(503, Some("Sat, 21 Nov 2026 08:02:00 GMT"));
+    assert!(
+        matches!(date, Delivery::Failed { pause: Some(pause), .. } if pause.as_secs() == 120),
+        "{date:?}"
+    );
+}
+
 #[tokio::test]
 async fn an_answer_that_is_no_success_is_a_failure_and_no_redirect_is_followed() {
     let (elsewhere, inbox) = receiver(StatusCode::OK, None).await;
     let leaked: &'static str = Box::leak(elsewhere.into_boxed_str());
     let (url, _) = receiver(StatusCode::FOUND, Some(leaked)).await;
-    let result = webhooks().post(&job(url), &notice()).await;
-    assert_eq!(
-        result,
-        Delivery::Failed("the receiver answered 302 Found".to_owned())
-    );
+    let job = job(url);
+    let result = webhooks().post(&job, &written(&job)).await;
+    let why = "the receiver answered 302 Found".to_owned();
+    assert_eq!(result, Delivery::Failed { why, pause: None });
     assert!(inbox.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn a_receiver_that_is_not_there_is_a_failure_that_does_not_show_the_url() {
     let url = "http://127.0.0.1:1/hook?token=secret".to_owned();
-    let Delivery::Failed(why) = webhooks().post(&job(url), &notice()).await else {
+    let job = job(url);
+    let Delivery::Failed { why, .. } = webhooks().post(&job, &written(&job)).await else {
         panic!("it cannot be delivered");
     };
     assert!(!why.contains("secret") && why.contains("refused"), "{why}");
@@ -136,9 +177,10 @@ async fn a_receiver_that_is_not_there_is_a_failure_that_does_not_show_the_url() 
 async fn a_name_of_this_machine_is_refused_and_nothing_is_sent() {
     let (url, inbox) = receiver(StatusCode::OK, None).await;
     let url = url.replace("127.0.0.1", "localhost");
-    let result = Webhooks::default().post(&job(url), &notice()).await;
+    let job = job(url);
+    let result = Webhooks::default().post(&job, &written(&job)).await;
     assert!(
-        matches!(&result, Delivery::Forbidden(why) if why.contains("`localhost`")),
+        matches!(&result, Delivery::Hopeless(why) if why.contains("`localhost`")),
         "{result:?}"
     );
     assert!(inbox.lock().unwrap().is_empty());

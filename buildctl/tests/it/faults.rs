@@ -1,6 +1,7 @@
 //! A whole service with real tools, and what goes wrong around it: the daemon, supervisors and jobs are killed in each phase,
 //! the registry is away or wants a login, names are hostile, and secrets are looked for wherever they must not be.
 
+mod hooks;
 mod hostile;
 mod kills;
 mod registries;
@@ -8,8 +9,11 @@ mod secrets;
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
 use runyard_common::testing::{Daemon, Output, TempDir, tempdir};
@@ -164,4 +168,36 @@ fn serve(folder: &Path, environment: &[(&'static str, String)]) -> (Daemon, Stri
         Some(rest.split_whitespace().next()?.to_owned())
     });
     (daemon, format!("http://{address}"))
+}
+
+/// Answers each HTTP request with what this makes of its head and body: a status, with headers behind it if need be, and a body.
+fn answering(answer: impl Fn(&str, &str) -> (&'static str, String) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let (head, body) = request(&stream);
+            let (status, body) = answer(&head, &body);
+            let length = body.len();
+            // Whoever gives up is no matter of the test's.
+            let _ = (&stream).write_all(
+                format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes(),
+            );
+        }
+    });
+    url
+}
+
+fn request(stream: &TcpStream) -> (String, String) {
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|read| read > 0) {}
+    let length = head
+        .to_ascii_lowercase()
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
+        .unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    (head, String::from_utf8(body).unwrap())
 }

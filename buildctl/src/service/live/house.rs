@@ -10,7 +10,7 @@ use super::Service;
 use crate::{
     clock::{later, since},
     job::{Job, JobId},
-    reconcile::is_settled,
+    reconcile::{is_over, is_settled},
     service::{BuildError, Cleaned, Cleanup, policy::about},
     spec::Spec,
 };
@@ -143,7 +143,7 @@ impl Service {
         let now = self.now();
         let old = |job: &Job| {
             let ended = job.finished_at.unwrap_or(job.updated_at);
-            is_settled(job) && since(now, ended) >= older_than
+            is_over(job) && since(now, ended) >= older_than
         };
         let all = self.0.ledger.list().await?;
         Ok(all.into_iter().map(|known| known.job).filter(old).collect())
@@ -151,7 +151,7 @@ impl Service {
 
     /// Cleans up after a job: what remains, or why nothing could be done.
     async fn clean_up(self, job: Job) -> (JobId, Result<Option<String>, String>) {
-        let result = if is_settled(&job) {
+        let result = if is_over(&job) {
             let remains = job
                 .left()
                 .map(|why| format!("{why}; the registry's own retention has to"));

@@ -4,18 +4,17 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    io::{Read, Write},
+    net::TcpStream,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::mpsc,
-    thread,
 };
 
 use runyard_common::testing::{TempDir, patience, tempdir};
 use serde_json::{Value, json};
 
-use super::Plant;
+use super::{Plant, answering};
 use crate::{
     cli::{Gate, go_on},
     support::{Registry, Repository, contains, ready},
@@ -61,38 +60,6 @@ RUN --mount=type=secret,id=filed --mount=type=secret,id=varied --mount=type=secr
 fn found(bytes: &[u8], except: &[&str]) -> Vec<&'static str> {
     let wanted = ALL.into_iter().filter(|mark| !except.contains(mark));
     wanted.filter(|mark| contains(bytes, mark)).collect()
-}
-
-/// Answers each HTTP request with what this makes of its head and body.
-fn answering(answer: impl Fn(&str, &str) -> String + Send + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let (head, body) = request(&stream);
-            let body = answer(&head, &body);
-            let length = body.len();
-            // Whoever gives up is no matter of the test's.
-            let _ = (&stream).write_all(
-                format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes(),
-            );
-        }
-    });
-    url
-}
-
-fn request(stream: &TcpStream) -> (String, String) {
-    let mut reader = BufReader::new(stream);
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|read| read > 0) {}
-    let length = head
-        .to_ascii_lowercase()
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
-        .unwrap_or(0);
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).unwrap();
-    (head, String::from_utf8(body).unwrap())
 }
 
 /// Puts a program before `git` and `buildah` that writes their arguments and environment down.
@@ -142,7 +109,8 @@ impl Safe {
                 .to_ascii_lowercase()
                 .contains(&format!("x-vault-token: {VAULT_TOKEN}"));
             assert!(is_known, "{head}");
-            json!({"data": {"data": {"value": VAULT}}}).to_string()
+            let secret = json!({"data": {"data": {"value": VAULT}}});
+            ("200 OK", secret.to_string())
         });
         let path = std::env::var("PATH").unwrap_or_default();
         let environment = vec![
@@ -337,7 +305,7 @@ fn secrets_take_every_way_and_show_nowhere() {
     let (heard, posts) = mpsc::channel();
     let hook = answering(move |head, body| {
         let _ = heard.send((head.to_owned(), body.to_owned()));
-        String::new()
+        ("200 OK", String::new())
     });
     let good = look_at_phases(&plant, &url, &hook, &gate);
     // Its steps are cached now.
