@@ -186,17 +186,20 @@ async fn jobs_are_mirrored_where_the_original_watches() {
         async move { serve::daemon(&config, shutdown).await }
     });
     let socket = folder.path().join("one.sock");
-    while !socket.exists() {
+    // It is there a moment before anybody listens at it.
+    let mut stream = loop {
         assert!(!daemon.is_finished(), "{:?}", daemon.await);
-        tokio::task::yield_now().await;
-    }
+        match tokio::net::UnixStream::connect(&socket).await {
+            Ok(stream) => break stream,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
     // Nobody answers there: it fails, which is news.
     let job = r#"{"job_config":{"owner":"o","repo_url":"http://127.0.0.1:1/x","image_name":"i","registry_url":"127.0.0.1:1"}}"#;
     let request = format!(
         "POST /json/submitJob HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{job}",
         job.len()
     );
-    let mut stream = tokio::net::UnixStream::connect(&socket).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
