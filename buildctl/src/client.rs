@@ -29,6 +29,7 @@ use crate::{
         BuildError, Cleaned, Cleanup, Health, JobFilter, JobList, JobView, Killed, LogPage,
         LogQuery, Submitted,
     },
+    trace::{self, TRACEPARENT},
 };
 
 const AGENT: &str = concat!("buildctl/", env!("CARGO_PKG_VERSION"));
@@ -65,7 +66,11 @@ impl Client {
             job_config: config,
             idempotency_key: key,
         };
-        ask(self.http.post("/v1/jobs").json(&request), None)
+        let mut call = self.http.post("/v1/jobs").json(&request);
+        if let Some(trace) = trace::current() {
+            call = call.header(TRACEPARENT, &trace.to_string());
+        }
+        ask(call, None)
     }
 
     /// How far a job is.

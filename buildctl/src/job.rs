@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::{
     api::JobConfig,
     phase::{Built, Ending, MovedTag, Observed, Outcome, Phase, Progress, Run},
+    trace::TraceParent,
 };
 
 /// A job's name: a version 4 UUID, or a version 5 UUID of the idempotency key that it was submitted with. Whoever knows it
@@ -158,6 +159,9 @@ pub struct Job {
     /// Whether the temporary image still is in the registry, as far as is known.
     #[serde(default)]
     pub temporary: Temporary,
+    /// The trace of whoever submitted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceParent>,
     /// Webhook deliveries that are to be made or were made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<Notice>,
@@ -182,8 +186,15 @@ impl Job {
             kill: None,
             failure: None,
             temporary: Temporary::Absent,
+            trace: None,
             notices: Vec::new(),
         }
+    }
+
+    /// The span of log lines about it: none, if it belongs to no trace.
+    pub fn span(&self) -> tracing::Span {
+        self.trace
+            .map_or_else(tracing::Span::none, |trace| trace.span())
     }
 
     /// Why its temporary image is still in the registry, if it was left there.

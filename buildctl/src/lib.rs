@@ -39,7 +39,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | the domain | [`job`], [`phase`], [`spec`] (what was asked for, checked), [`names`], [`secrets`] (references), [`reconcile`], [`clock`] |
+//! | the domain | [`job`], [`phase`], [`trace`], [`spec`] (what was asked for, checked), [`names`], [`secrets`] (references), [`reconcile`], [`clock`] |
 //! | the seams | [`scheduler`] (local, nomad, fake), [`ledger`] (directory, variables, memory), [`logs`]; [`state`] is the folder of the local ones |
 //! | what a run does | [`runner`]: `git`, `buildah`, [`registry`] |
 //! | the service | [`service`], [`webhook`], [`metrics`] |
@@ -84,6 +84,7 @@ pub mod service;
 pub mod settings;
 pub mod spec;
 pub mod state;
+pub mod trace;
 pub mod version;
 pub mod webhook;
 

@@ -31,7 +31,13 @@ mod sse;
 
 use std::sync::Arc;
 
-use axum::{Router, middleware, routing::get};
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{self, Next},
+    response::Response,
+    routing::get,
+};
 use runyard_common::{
     http::server::{LayerOptions, standard_layers},
     shutdown::{Readiness, Shutdown},
@@ -43,7 +49,11 @@ pub use health::Pulse;
 pub(crate) use jobs::LONGEST_WAIT;
 pub use program::Program;
 
-use crate::{metrics::Metrics, service::Builds};
+use crate::{
+    metrics::Metrics,
+    service::Builds,
+    trace::{self, TraceParent},
+};
 
 /// What the routes need. Clones share all of it.
 #[derive(Clone)]
@@ -130,4 +140,11 @@ fn with_fallbacks(router: Router) -> Router {
 fn around(router: Router) -> Router {
     standard_layers(router, &LayerOptions::default())
         .layer(middleware::map_response(answer::in_our_words))
+        .layer(middleware::from_fn(traced))
+}
+
+/// Does what a request asks for in the trace that it names.
+async fn traced(request: Request, next: Next) -> Response {
+    let trace = TraceParent::of(request.headers());
+    trace::within(trace, next.run(request)).await
 }

@@ -31,10 +31,10 @@ use runyard_common::http::client::asked_wait;
 use sha2::Sha256;
 
 use crate::{
-    api::JobConfig,
     hex::hex,
     job::{Job, Notice},
     reconcile::Delivery,
+    trace::TRACEPARENT,
 };
 
 pub use egress::Egress;
@@ -81,7 +81,7 @@ impl Webhooks {
         let Some(body) = notice.body.clone() else {
             return Delivery::Hopeless("it has no body".to_owned());
         };
-        match self.send(url, &job.config, notice, body).await {
+        match self.send(url, job, notice, body).await {
             Ok(answer) => meaning(answer.status(), answer.headers(), Timestamp::now()),
             Err(error) => failure(error),
         }
@@ -90,11 +90,11 @@ impl Webhooks {
     async fn send(
         &self,
         url: Url,
-        config: &JobConfig,
+        job: &Job,
         notice: &Notice,
         body: String,
     ) -> Result<Response, reqwest::Error> {
-        let headers = headers(config, notice, body.as_bytes());
+        let headers = headers(job, notice, body.as_bytes());
         let request = self.client()?.post(url).headers(headers).body(body);
         request.send().await
     }
@@ -160,8 +160,13 @@ fn causes(error: &dyn Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
 }
 
 /// The headers of a post: ours, the user's over them, and the signature.
-fn headers(config: &JobConfig, notice: &Notice, body: &[u8]) -> HeaderMap {
+fn headers(job: &Job, notice: &Notice, body: &[u8]) -> HeaderMap {
+    let config = &job.config;
     let mut headers = HeaderMap::new();
+    let trace = job.trace.map(|trace| trace.to_string());
+    if let Some(Ok(trace)) = trace.map(HeaderValue::try_from) {
+        headers.insert(TRACEPARENT, trace);
+    }
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),

@@ -17,6 +17,7 @@ use crate::{
         BuildError, Builds, Cleaned, Cleanup, Event, Health, JobFilter, JobList, JobView, Killed,
         LogPage, LogQuery, Submitted,
     },
+    trace,
 };
 
 /// Events that wait for a slow reader.
@@ -49,7 +50,8 @@ impl Remote {
         question: impl FnOnce(&Client) -> Result<T, BuildError> + Send + 'static,
     ) -> Result<T, BuildError> {
         let this = self.clone();
-        let asked = spawn_blocking(move || this.with(question));
+        let trace = trace::current();
+        let asked = spawn_blocking(move || trace::within_blocking(trace, || this.with(question)));
         asked
             .await
             .unwrap_or_else(|error| Err(BuildError::Internal(error.to_string())))

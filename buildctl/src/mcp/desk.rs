@@ -17,9 +17,13 @@ use rmcp::{
     },
     service::{RequestContext, SubscriptionContext},
 };
+use serde_json::Value;
 
 use super::{door::OnlyJson, resources, tools};
-use crate::service::Builds;
+use crate::{
+    service::Builds,
+    trace::{self, TRACEPARENT, TraceParent},
+};
 
 /// What models are told before they begin.
 const INSTRUCTIONS: &str = "\
@@ -99,6 +103,14 @@ pub(super) fn can_stream(context: &RequestContext<RoleServer>) -> bool {
     parts.is_none_or(|parts| parts.extensions.get::<OnlyJson>().is_none())
 }
 
+/// The trace that a request belongs to, by itself (`_meta`) or by the HTTP request that carries it.
+fn trace_of(context: &RequestContext<RoleServer>) -> Option<TraceParent> {
+    let said = context.meta.get(TRACEPARENT).and_then(Value::as_str);
+    let parts = context.extensions.get::<axum::http::request::Parts>();
+    said.and_then(|said| said.parse().ok())
+        .or_else(|| TraceParent::of(&parts?.headers))
+}
+
 impl ServerHandler for Desk {
     fn get_info(&self) -> ServerConfig {
         let mut resources = ResourcesCapability::default();
@@ -157,7 +169,8 @@ impl ServerHandler for Desk {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let arguments = request.arguments.unwrap_or_default();
-        let mut result = tools::call(self.builds(), &request.name, arguments, &context).await?;
+        let answer = tools::call(self.builds(), &request.name, arguments, &context);
+        let mut result = trace::within(trace_of(&context), answer).await?;
         result.meta = signature(&context);
         Ok(result.into())
     }

@@ -20,7 +20,7 @@ const CORS: [(HeaderName, &str); 4] = [
     ),
     (
         header::ACCESS_CONTROL_ALLOW_HEADERS,
-        "Content-Type, mcp-protocol-version, Authorization, Idempotency-Key, Last-Event-ID, mcp-method, mcp-name, mcp-session-id, x-request-id",
+        "Content-Type, mcp-protocol-version, Authorization, Idempotency-Key, Last-Event-ID, mcp-method, mcp-name, mcp-session-id, x-request-id, traceparent",
     ),
     (
         header::ACCESS_CONTROL_EXPOSE_HEADERS,

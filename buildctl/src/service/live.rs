@@ -24,6 +24,7 @@ use crate::{
     reconcile,
     scheduler::{Attended, SharedScheduler},
     spec::{Conflict, Spec},
+    trace,
 };
 
 /// How long a part may take to say that it is well.
@@ -219,7 +220,8 @@ impl Builds for Service {
         let spec = Spec::of(&config, &self.policy().defaults).map_err(|errors| {
             BuildError::Invalid(errors.iter().map(ToString::to_string).collect())
         })?;
-        let job = Job::new(keyed(key.as_deref())?, config, self.now());
+        let mut job = Job::new(keyed(key.as_deref())?, config, self.now());
+        job.trace = trace::current();
         match self.0.ledger.create(&job).await? {
             Created::Now => {}
             Created::Already(known) if known.job.config == job.config => {

@@ -12,7 +12,7 @@ use std::{
 use futures_util::{StreamExt, future::BoxFuture, stream::BoxStream};
 use runyard_common::backoff::{Backoff, random};
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, warn};
 
 use super::{Policy, news::News};
 use crate::{
@@ -119,7 +119,8 @@ impl Reconciler {
         let mut done = BTreeSet::new();
         loop {
             let round = self.round(id, reports).await?;
-            reports = self.act(&round, &mut done).await?;
+            let span = round.step.job.span();
+            reports = self.act(&round, &mut done).instrument(span).await?;
             if let Some(trouble) = round.trouble {
                 return Err(trouble.into());
             }
@@ -138,7 +139,8 @@ impl Reconciler {
         for _ in 0..COLLISIONS {
             let began = Instant::now();
             let known = self.ledger.get(id).await?.ok_or(ReconcileError::Gone(id))?;
-            let (runs, trouble) = self.look(&known.job).await?;
+            let span = known.job.span();
+            let (runs, trouble) = self.look(&known.job).instrument(span.clone()).await?;
             seen.runs = runs;
             let rules = self.policy.rules(&known.job);
             let step = reconcile::step(&known.job, &seen, self.clock.now(), &rules);
@@ -148,10 +150,7 @@ impl Reconciler {
                 debug!(job = %id, "the record was changed meanwhile");
                 continue;
             }
-            if step.job.state != known.job.state {
-                info!(job = %id, from = %known.job.state, to = %step.job.state, "a job moved");
-            }
-            tell_given_up(&known.job, &step.job);
+            span.in_scope(|| tell(&known.job, &step.job));
             return Ok(Round {
                 step,
                 began,
@@ -283,7 +282,9 @@ impl Reconciler {
                 .find(|notice| notice.delivery == delivery);
             let Some(notice) = notice else { return };
             let result = self.webhooks.post(&job, notice).await;
-            debug!(job = %job.id, event = notice.event, ?result, "a notice was posted");
+            job.span().in_scope(
+                || debug!(job = %job.id, event = notice.event, ?result, "a notice was posted"),
+            );
             let report = Report::Delivered { delivery, result };
             match self.advance_with(job.id, vec![report]).await {
                 Ok(_) | Err(ReconcileError::Gone(_)) => {}
@@ -297,8 +298,11 @@ impl Reconciler {
     }
 }
 
-/// Says which notices were given up by a change of a record.
-fn tell_given_up(before: &Job, after: &Job) {
+/// Says what a change of a record means to operators: how far the job has come, and which notices were given up.
+fn tell(before: &Job, after: &Job) {
+    if after.state != before.state {
+        info!(job = %after.id, from = %before.state, to = %after.state, "a job moved");
+    }
     let was_due = |delivery| {
         let notice = before.notices.iter().find(|it| it.delivery == delivery);
         notice.is_none_or(|notice| notice.due.is_some())

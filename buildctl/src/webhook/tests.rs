@@ -5,7 +5,12 @@ use std::sync::Mutex;
 use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
 
 use super::*;
-use crate::{api::WebhookPayload, job::JobId};
+use crate::{
+    api::{JobConfig, WebhookPayload},
+    job::JobId,
+};
+
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// What a receiver got.
 type Inbox = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
@@ -60,7 +65,10 @@ fn job(url: String) -> Job {
         .into(),
         ..JobConfig::default()
     };
-    Job::new(JobId::of_key("k"), config, Timestamp::UNIX_EPOCH)
+    Job {
+        trace: TRACE.parse().ok(),
+        ..Job::new(JobId::of_key("k"), config, Timestamp::UNIX_EPOCH)
+    }
 }
 
 fn notice() -> Notice {
@@ -112,6 +120,7 @@ async fn a_post_is_signed_and_names_its_event() {
         (header("x-team"), header("user-agent")),
         ("a".to_owned(), "mine".to_owned())
     );
+    assert_eq!(header("traceparent"), TRACE);
     assert!(header("host").starts_with("127.0.0.1:"));
     assert_eq!(header("content-type"), "application/json");
     let payload: WebhookPayload = serde_json::from_slice(&body).unwrap();

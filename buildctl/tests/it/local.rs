@@ -239,6 +239,7 @@ fn job() -> Job {
         kill: None,
         failure: None,
         temporary: Temporary::Absent,
+        trace: None,
         notices: Vec::new(),
     }
 }

@@ -85,6 +85,7 @@ fn job(created: i64) -> Job {
         kill: None,
         failure: None,
         temporary: Temporary::Pushed,
+        trace: None,
         notices: Vec::new(),
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     secrets::SecretRef,
     spec::{Resources, Spec, SpecError, Test},
     state::StateRoot,
+    trace,
 };
 
 use super::{LocalConfig, cache};
@@ -77,10 +78,10 @@ fn task(job: &Job, spec: &Spec, run: Run, config: &LocalConfig) -> Result<Task, 
         Run::TestCommand(index) => {
             let command = test()?.commands.get(usize::from(index));
             let command = command.ok_or(NoWork::NoRun(run))?.clone();
-            test_task(test()?, built()?, Some(command), config)
+            test_task(job, test()?, built()?, Some(command), config)
         }
         Run::TestEntry => match test()? {
-            test if test.entry_point => test_task(test, built()?, None, config),
+            test if test.entry_point => test_task(job, test, built()?, None, config),
             _ => return Err(NoWork::NoRun(run)),
         },
         Run::Publish => Task::Publish {
@@ -112,7 +113,18 @@ fn build_options(spec: &Spec, config: &LocalConfig) -> crate::spec::BuildOptions
     options
 }
 
-fn test_task(test: &Test, built: &Built, command: Option<String>, config: &LocalConfig) -> Task {
+fn test_task(
+    job: &Job,
+    test: &Test,
+    built: &Built,
+    command: Option<String>,
+    config: &LocalConfig,
+) -> Task {
+    let mut env = test.env.clone();
+    if let Some(trace) = job.trace {
+        env.entry(trace::VARIABLE.to_owned())
+            .or_insert_with(|| trace.to_string());
+    }
     let secret_env = test.secrets.iter().map(|secret| SecretEnv {
         from: Credential::Reference {
             at: resolved(&secret.at, config),
@@ -126,7 +138,7 @@ fn test_task(test: &Test, built: &Built, command: Option<String>, config: &Local
             version: Version::Digest(built.digest.clone()),
         },
         command,
-        env: test.env.clone(),
+        env,
         secret_env: secret_env.collect(),
         gpu: test.gpu,
     }

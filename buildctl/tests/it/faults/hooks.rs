@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    net::TcpStream,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,6 +23,7 @@ struct Post {
     event: String,
     delivery: String,
     signature: String,
+    trace: String,
     body: String,
 }
 
@@ -35,9 +38,39 @@ impl Post {
             event: header("x-buildctl-event"),
             delivery: header("x-buildctl-delivery"),
             signature: header("x-webhook-signature"),
+            trace: header("traceparent"),
             body: body.to_owned(),
         }
     }
+}
+
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// Hands a job in that fails, because nobody answers where its source is, and says so in the log of the daemon.
+fn submit(plant: &Plant, hook: &str) -> String {
+    let job = json!({
+        "owner": "tester", "repo_url": "http://127.0.0.1:1/x.git", "image_name": "app", "registry_url": plant.toll.host(),
+        "webhook_url": hook, "webhook_secret": "key",
+    });
+    let body = json!({"job_config": job}).to_string();
+    let head = format!(
+        "POST /json/submitJob HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\ntraceparent: {TRACE}\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(plant.url.trim_start_matches("http://")).unwrap();
+    stream.write_all((head + &body).as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let submitted: Value = serde_json::from_str(body).unwrap();
+    let accepted = |line: &str| {
+        let is_it = line.contains("a job is accepted");
+        is_it.then(|| line.to_owned())
+    };
+    let accepted = plant.daemon.wait_for_line(accepted);
+    assert!(accepted.contains(&TRACE[3..35]), "{accepted}");
+    submitted["job_id"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -62,11 +95,7 @@ fn what_a_receiver_could_not_take_is_posted_again_after_everything_was_killed() 
     });
     let config = "webhooks: {allow_private: true}\n";
     let mut plant = Plant::with(Registry::open(), config, Vec::new());
-    let wanted = json!({"webhook_url": hook, "webhook_secret": "key"});
-    // Nobody answers there: it fails, which is news.
-    let id = plant
-        .submit("app", "http://127.0.0.1:1/x.git", &wanted)
-        .unwrap();
+    let id = submit(&plant, &hook);
     let first = posts.recv_timeout(patience()).unwrap();
     let notices = || {
         let record = fs::read(plant.job_folder(&id).join("record.json")).unwrap();
@@ -97,8 +126,18 @@ fn what_a_receiver_could_not_take_is_posted_again_after_everything_was_killed() 
     assert_eq!(rest[0], first);
     let events: Vec<&str> = rest.iter().map(|post| post.event.as_str()).collect();
     assert_eq!(events, ["build.started", "build.failed", "job.failed"]);
+    let signature = buildctl::webhook::signature("key", first.body.as_bytes());
     assert_eq!(
-        first.signature,
-        buildctl::webhook::signature("key", first.body.as_bytes())
+        (&*first.signature, &*first.trace),
+        (signature.as_str(), TRACE)
+    );
+    let supervisor = fs::read_to_string(plant.job_folder(&id).join("supervisor.log")).unwrap();
+    let traced = |line: &str| line.contains(&TRACE[3..35]);
+    let moves = supervisor
+        .lines()
+        .filter(|line| line.contains("a job moved"));
+    assert!(
+        moves.clone().count() > 0 && moves.clone().all(traced),
+        "{supervisor}"
     );
 }

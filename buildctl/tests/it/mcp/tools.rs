@@ -54,6 +54,47 @@ async fn an_agent_submits_waits_and_finds_out_what_failed() {
 }
 
 #[tokio::test]
+async fn a_job_belongs_to_the_trace_of_whoever_submits_it() {
+    let office = Office::open();
+    let one = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let two = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+    for (index, (said, header, meant)) in [
+        (Some(one), None, Some(one)),
+        (Some(one), Some(two), Some(one)),
+        (Some("nonsense"), Some(two), Some(two)),
+        (None, Some(two), Some(two)),
+        (Some("00-0-0-01"), Some("nonsense"), None),
+        (None, None, None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for anew in [false, true] {
+            let image = format!("app-{index}-{anew}");
+            let mut params = json!({"name": "submitJob", "arguments": arguments(&image)});
+            if let Some(said) = said {
+                params["_meta"] = json!({"traceparent": said});
+            }
+            let mut request = if anew {
+                new("tools/call", &params)
+            } else {
+                request(&OLD, old("tools/call", &params).to_string())
+            };
+            if let Some(header) = header {
+                let header = HeaderValue::from_static(header);
+                request.headers_mut().insert("traceparent", header);
+            }
+            let answer = send(&office.door, request).await;
+            let id = &answer.result()["structuredContent"]["job_id"];
+            let id = id.as_str().unwrap().parse().unwrap();
+            let job = office.ledger.get(id).await.unwrap().unwrap().job;
+            let trace = job.trace.map(|trace| trace.to_string());
+            assert_eq!(trace.as_deref(), meant, "{index}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_job_that_goes_on_is_answered_in_time_and_as_such() {
     let office = Office::open();
     let id = office.ended("endless", State::Building).await.to_string();

@@ -228,12 +228,20 @@ pub(super) fn image_task(
     sheet: &Sheet<'_>,
     work: &Work,
 ) -> Result<(Map<String, Value>, Vec<secrets::Template>), NoRender> {
-    let (Some(test), Task::Test { image, command, .. }) = (sheet.test(), &work.task) else {
+    let (
+        Some(test),
+        Task::Test {
+            image,
+            command,
+            env,
+            ..
+        },
+    ) = (sheet.test(), &work.task)
+    else {
         return Err(NoRender::Settings("only tests are images".to_owned()));
     };
     let mut config = object(json!({"image": image.to_string(), "force_pull": true}));
-    let mut pairs: Vec<(&str, &str)> = test
-        .env
+    let mut pairs: Vec<(&str, &str)> = env
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();

@@ -153,6 +153,32 @@ fn what_a_user_said_arrives_unchanged() {
     };
     assert_eq!(command.as_deref(), Some(HOSTILE));
     assert_eq!(env["GREETING"], HOSTILE);
+    assert!(!env.contains_key("TRACEPARENT"));
+}
+
+#[test]
+fn a_test_is_told_of_the_trace_that_its_job_belongs_to_unless_it_has_one() {
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let told = |config: JobConfig| {
+        let mut job = job(config);
+        job.trace = trace.parse().ok();
+        let rendered = render(&job, Run::TestEntry, &settings()).unwrap();
+        let Task::Test { env, .. } = work(&rendered).task else {
+            panic!("a test");
+        };
+        let image = render(&job, Run::TestEntry, &docker()).unwrap();
+        let template = &task(&image)["Templates"][0]["EmbeddedTmpl"];
+        assert!(
+            template.as_str().unwrap().contains("TRACEPARENT"),
+            "{template}"
+        );
+        env["TRACEPARENT"].clone()
+    };
+    assert_eq!(told(tested()), trace);
+    let mut own = tested();
+    let env = &mut own.test.as_mut().unwrap().env;
+    env.insert("TRACEPARENT".to_owned(), "mine".to_owned());
+    assert_eq!(told(own), "mine");
 }
 
 #[test]
