@@ -72,6 +72,15 @@ pub enum Observation {
         /// Since its end.
         lag: Duration,
     },
+    /// A run of a phase ended, and says what it used.
+    Used {
+        /// Of which phase.
+        phase: Phase,
+        /// Percent of a core, on average.
+        cpu: f64,
+        /// Most memory at once, in MB.
+        memory: f64,
+    },
     /// A webhook's receiver has a notice, or will never have it.
     Told {
         /// Whether it has.
@@ -94,6 +103,7 @@ pub fn observe_transition(before: Option<&Job>, after: &Job) -> Vec<Observation>
     let phases = Phase::ALL.into_iter();
     seen.extend(phases.filter_map(|phase| phase_end(before, after, phase)));
     seen.extend(lags(before, after));
+    seen.extend(used(before, after));
     seen.extend(told(before, after));
     let ended_before = before.is_some_and(|job| job.state.is_terminal());
     if after.state.is_terminal() && !ended_before {
@@ -132,6 +142,22 @@ fn lags(before: Option<&Job>, after: &Job) -> impl Iterator<Item = Observation> 
     })
 }
 
+/// What runs used that ended.
+fn used(before: Option<&Job>, after: &Job) -> impl Iterator<Item = Observation> {
+    let known = move |run: &Run| {
+        let run = before.and_then(|job| job.runs.get(run));
+        run.is_some_and(|run| run.usage.is_some())
+    };
+    let new = after.runs.iter().filter(move |(run, _)| !known(run));
+    new.filter_map(|(run, observed)| {
+        Some(Observation::Used {
+            phase: run.phase()?,
+            cpu: observed.cpu_percent()?,
+            memory: observed.memory_mb()?,
+        })
+    })
+}
+
 /// Notices for which nothing is left to do.
 fn told(before: Option<&Job>, after: &Job) -> impl Iterator<Item = Observation> {
     let known = move |delivery| {
@@ -164,6 +190,8 @@ struct Books {
     /// Phase, status, owner.
     spans: BTreeMap<(Phase, &'static str, String), Histogram>,
     phases: BTreeMap<Phase, Histogram>,
+    /// Percent of a core and MB, of the last run that ended.
+    used: BTreeMap<Phase, (f64, f64)>,
     /// Status, phase, owner.
     jobs: BTreeMap<(&'static str, &'static str, String), u64>,
     ends: VecDeque<(Timestamp, String, bool)>,
@@ -202,6 +230,9 @@ impl Metrics {
                     took,
                 } => books.phase(phase, success, took, &owner),
                 Observation::Ended { at, success, phase } => books.end(at, success, phase, &owner),
+                Observation::Used { phase, cpu, memory } => {
+                    books.used.insert(phase, (cpu, memory));
+                }
                 Observation::Told { delivered: true } => self.delivered.add(1),
                 Observation::Told { delivered: false } => self.given_up.add(1),
             }
@@ -238,8 +269,7 @@ impl Metrics {
         let books = self.books();
         books.write_spans(&mut text);
         books.write_jobs(&mut text, now);
-        // No engine says what runs used; the original never set it either.
-        text.gauge("resource_usage", "Resources that phases used.");
+        books.write_usage(&mut text);
         let mut family = text.gauge(
             "health_check",
             "Whether what is needed answers (1) or not (0).",
@@ -378,6 +408,16 @@ impl Books {
                 if *phase == wanted {
                     family.observed(&[("status", status), ("owner", owner)], spans);
                 }
+            }
+        }
+    }
+
+    fn write_usage(&self, text: &mut Exposition) {
+        let help = "What the last run of a phase that ended used: percent of a core on average, and most MB at once.";
+        let mut family = text.gauge("resource_usage", help);
+        for (phase, (cpu, memory)) in &self.used {
+            for (kind, value) in [("cpu", *cpu), ("memory", *memory)] {
+                family.sample(&[("resource_type", kind), ("phase", phase.name())], value);
             }
         }
     }

@@ -1,12 +1,13 @@
 //! Phases of a job and the runs that they consist of: their names, how far a run has come, and how it ended. Plain values;
 //! who carries a run out is [`crate::scheduler`]'s, and what follows from its end is [`crate::reconcile`]'s.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::since,
     job::JobId,
     names::{Digest, Reference, Tag},
 };
@@ -160,6 +161,40 @@ pub struct Observed {
     /// have pushed its temporary image then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unaccounted: bool,
+    /// What its programs used, once it has ended and if it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
+
+impl Observed {
+    /// How much of a core it used on average, in percent.
+    pub fn cpu_percent(&self) -> Option<f64> {
+        let span = since(self.ended_at?, self.started_at?).as_secs_f64();
+        let used = Duration::from_millis(self.usage?.cpu_ms).as_secs_f64();
+        (span > 0.0).then(|| 100.0 * used / span)
+    }
+
+    /// The most memory that it used at once, in MB.
+    pub fn memory_mb(&self) -> Option<f64> {
+        let mb = u32::try_from(self.usage?.peak_memory >> 20);
+        Some(f64::from(mb.unwrap_or(u32::MAX)))
+    }
+}
+
+/// What the programs of a run used. All 0 where that is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Processor time, in milliseconds.
+    pub cpu_ms: u64,
+    /// Most memory at once, in bytes: of all together where they were in a control group, else of the largest one.
+    pub peak_memory: u64,
+}
+
+impl Usage {
+    /// The same, if it is known.
+    pub fn known(self) -> Option<Self> {
+        (self != Self::default()).then_some(self)
+    }
 }
 
 /// How far a run is.

@@ -61,10 +61,10 @@ use self::{
     stop::{Cause, Stop},
     work::{Task, Work},
 };
-use crate::phase::{Ending, FailureKind, Outcome, RunFailure};
+use crate::phase::{Ending, FailureKind, Outcome, RunFailure, Usage};
 
 pub use commands::commands;
-pub use report::{Report, Usage};
+pub use report::Report;
 pub(crate) use store::driver_options;
 pub use sweep::{Swept, sweep};
 

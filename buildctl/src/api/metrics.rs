@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Nanoseconds, words};
 use crate::{
     job::{Job, Span},
-    phase::Phase,
+    phase::{Observed, Phase},
 };
 
 /// Times of a job. Durations are always present, and 0 until the phase has ended, as in the original.
@@ -58,21 +58,21 @@ pub struct JobMetrics {
     /// How long the job took, in nanoseconds.
     #[schemars(with = "i64")]
     pub total_duration: Nanoseconds,
-    /// Always 0, as in the original.
+    /// What its runs used, as far as they have ended and say so.
     pub resource_usage: ResourceUsage,
 }
 
-/// What a job used; nobody has ever measured it.
+/// What the runs of a job used; 0 for what is not known. The original never filled it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ResourceUsage {
-    /// Percent of a core.
+    /// Percent of a core that a run used on average, the most of any.
     #[serde(serialize_with = "words::go_float")]
     pub max_cpu: f64,
-    /// MB.
+    /// MB that a run used at once, the most of any.
     #[serde(serialize_with = "words::go_float")]
     pub max_memory: f64,
-    /// MB.
+    /// MB; nobody measures it, so always 0.
     #[serde(serialize_with = "words::go_float")]
     pub disk_used: f64,
 }
@@ -95,7 +95,22 @@ impl JobMetrics {
             test_duration: length(test),
             publish_duration: length(publish),
             total_duration: duration_of(job),
-            resource_usage: ResourceUsage::default(),
+            resource_usage: ResourceUsage::of(job),
+        }
+    }
+}
+
+impl ResourceUsage {
+    /// Those of a job.
+    pub fn of(job: &Job) -> Self {
+        let most = |of: fn(&Observed) -> Option<f64>| {
+            let known = job.runs.values().filter_map(of);
+            known.fold(0.0, f64::max)
+        };
+        Self {
+            max_cpu: most(Observed::cpu_percent).round(),
+            max_memory: most(Observed::memory_mb),
+            disk_used: 0.0,
         }
     }
 }

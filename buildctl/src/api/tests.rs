@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     job::{Failure, Job, JobId, Kill, Notice, Span, State, Temporary},
     logs::{Cursor, Line, Position, Stream},
-    phase::{Built, Ending, MovedTag, Observed, Phase, Progress, Run, RunFailure},
+    phase::{Built, Ending, MovedTag, Observed, Phase, Progress, Run, RunFailure, Usage},
     service::{BuildError, Cleaned, Health, JobList, JobView, Killed, LogPage},
     spec::{Conflict, TestMode},
 };
@@ -231,6 +231,7 @@ fn job() -> Job {
             started_at: None,
             ended_at: None,
             unaccounted: false,
+            usage: None,
         };
         (run, observed)
     };
@@ -304,6 +305,25 @@ fn a_status_tells_what_the_original_told_and_more() {
     assert_eq!(value["runs"][1]["state"], "failed");
     let back: StatusAnswer = serde_json::from_value(value).unwrap();
     assert_eq!(back, answer);
+}
+
+#[test]
+fn what_runs_used_is_told_of_the_one_that_used_most() {
+    let mut job = job();
+    let usages = [(4_000, 700 << 20), (9_000, 90 << 20)];
+    for (run, (cpu_ms, peak_memory)) in job.runs.values_mut().zip(usages) {
+        run.started_at = Some(at("10:00:00"));
+        run.ended_at = Some(at("10:00:08"));
+        run.usage = Some(Usage {
+            cpu_ms,
+            peak_memory,
+        });
+    }
+    let told = serde_json::to_value(StatusAnswer::from(&JobView { job })).unwrap();
+    assert_eq!(
+        told["metrics"]["resource_usage"],
+        json!({"max_cpu": 113, "max_memory": 700, "disk_used": 0})
+    );
 }
 
 #[test]

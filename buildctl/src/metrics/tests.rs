@@ -5,6 +5,7 @@ use crate::{
     api::JobConfig,
     clock::later,
     job::{Failure, Span},
+    phase::{Ending, Observed, Progress, Usage},
 };
 
 const T0: Timestamp = Timestamp::constant(1_763_000_000, 0);
@@ -82,6 +83,72 @@ fn a_change_means_what_is_new_in_it() {
         [Observation::Accepted, began, phase, ended]
     );
     assert_eq!(observe_transition(Some(&failed(&new)), &failed(&new)), []);
+}
+
+/// A job with a run that ended after ten seconds, having used that.
+fn having_used(before: &Job, run: Run, usage: Option<Usage>) -> Job {
+    let mut job = before.clone();
+    let ending = Ending::Cancelled;
+    job.runs.insert(
+        run,
+        Observed {
+            run,
+            progress: Progress::Ended { ending },
+            place: None,
+            started_at: Some(at(5)),
+            ended_at: Some(at(15)),
+            unaccounted: false,
+            usage,
+        },
+    );
+    job
+}
+
+#[test]
+fn what_the_last_run_of_a_phase_used_is_told_once_it_is_known() {
+    let used = |cpu_ms, mb: u64| {
+        Some(Usage {
+            cpu_ms,
+            peak_memory: mb << 20,
+        })
+    };
+    let metrics = Metrics::default();
+    let new = job("o", "a");
+    let nothing = having_used(&new, Run::TestEntry, None);
+    metrics.record(None, &nothing);
+    assert!(!metrics.exposition(at(60)).contains("resource_usage{"));
+    let first = having_used(&new, Run::TestCommand(0), used(15_000, 300));
+    metrics.record(Some(&new), &first);
+    let second = having_used(&first, Run::TestCommand(1), used(2_500, 40));
+    let lags = observe_transition(Some(&first), &second);
+    let seen: Vec<_> = lags
+        .iter()
+        .filter(|seen| !matches!(seen, Observation::Noted { .. }))
+        .collect();
+    assert_eq!(
+        seen,
+        [&Observation::Used {
+            phase: Phase::Test,
+            cpu: 25.0,
+            memory: 40.0
+        }]
+    );
+    let cleaned = having_used(&second, Run::Cleanup, used(1, 1));
+    for (before, after) in [(&first, &second), (&second, &cleaned)] {
+        metrics.record(Some(before), after);
+    }
+    let text = metrics.exposition(at(60));
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("resource_usage{"))
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "resource_usage{resource_type=\"cpu\",phase=\"test\"} 25",
+            "resource_usage{resource_type=\"memory\",phase=\"test\"} 40"
+        ]
+    );
 }
 
 #[test]

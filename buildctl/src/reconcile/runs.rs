@@ -32,6 +32,7 @@ pub(super) fn merge(known: &mut Observed, new: &Observed, now: Timestamp) {
     known.started_at = known.started_at.or(new.started_at);
     known.ended_at = known.ended_at.or(new.ended_at);
     known.unaccounted |= new.unaccounted;
+    known.usage = known.usage.or(new.usage);
     if known.progress == Progress::Running {
         known.started_at.get_or_insert(now);
     }
@@ -141,6 +142,7 @@ impl Round<'_> {
             started_at: None,
             ended_at: None,
             unaccounted: false,
+            usage: None,
         });
     }
 

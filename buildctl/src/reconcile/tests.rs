@@ -85,6 +85,7 @@ pub(super) fn observed(run: Run, progress: Progress) -> Observed {
         started_at: began.then(|| at(1)),
         ended_at: ended.then(|| at(2)),
         unaccounted: false,
+        usage: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::phase::{Ending, FailureKind};
+use crate::phase::{Ending, FailureKind, Usage};
 
 /// How a run ended, as its result file has it: an [`Ending`] and when it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,15 +24,6 @@ pub struct Report {
     /// What its programs used.
     #[serde(default)]
     pub usage: Usage,
-}
-
-/// What the programs of a run used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Processor time, in milliseconds.
-    pub cpu_ms: u64,
-    /// Most memory at once, in bytes: of all together where they were in a control group, else of the largest one.
-    pub peak_memory: u64,
 }
 
 impl Report {

@@ -429,8 +429,10 @@ impl Desk {
             self.settle(folder, &Death::Unseen)?;
         }
         let mut unaccounted = false;
+        let mut usage = None;
         let (progress, started_at, ended_at) = match (folder.result()?, folder.begun()?) {
             (Some(result), _) => {
+                usage = result.usage.known();
                 let ending = result.ending;
                 unaccounted = result.unaccounted;
                 (
@@ -453,6 +455,7 @@ impl Desk {
             started_at,
             ended_at,
             unaccounted,
+            usage,
         })
     }
 

@@ -45,7 +45,7 @@ use self::{
     events::Feed,
     logs::Logs,
     observe::{Exit, Sight, Verdict},
-    result::Ended,
+    result::{Ended, Report},
     wire::NomadJob,
 };
 use super::{Attended, Scheduler, SchedulerError, Started};
@@ -217,12 +217,15 @@ impl NomadScheduler {
         let sight = self.sight(known).await?;
         let ended = |ending| Progress::Ended { ending };
         let mut accounted = true;
+        let mut usage = None;
         let progress = match sight.verdict {
             Verdict::Waiting { reason, since } => Progress::Waiting { reason, since },
             Verdict::Running => Progress::Running,
             Verdict::Cancelled | Verdict::Evicted(_) => {
                 let told = self.told(job, run, known, &sight).await?;
                 accounted = told.is_some();
+                usage = told.as_ref().and_then(|told| told.usage.known());
+                let told = told.map(|told| told.ending);
                 ended(match (told, sight.verdict) {
                     // It was through, or knows what it left.
                     (Some(told), _) if told != Ending::Cancelled => told,
@@ -246,9 +249,10 @@ impl NomadScheduler {
                     allocation: sight.allocation.as_deref().unwrap_or_default(),
                     at: sight.ended_at,
                 };
-                let (ending, own) = end.ending(&self.0.api, &self.0.settings.defaults).await?;
-                accounted = own;
-                ended(ending)
+                let report = end.report(&self.0.api, &self.0.settings.defaults).await?;
+                usage = report.usage.known();
+                accounted = !report.unaccounted;
+                ended(report.ending)
             }
         };
         Ok(Observed {
@@ -258,6 +262,7 @@ impl NomadScheduler {
             place: sight.place,
             started_at: sight.started_at,
             ended_at: sight.ended_at,
+            usage,
         })
     }
 
@@ -268,7 +273,7 @@ impl NomadScheduler {
         run: Run,
         known: &NomadJob,
         sight: &Sight,
-    ) -> Result<Option<Ending>, SchedulerError> {
+    ) -> Result<Option<Report>, SchedulerError> {
         let Some(allocation) = &sight.allocation else {
             return Ok(None);
         };

@@ -89,6 +89,7 @@ impl Act {
             started_at: began.then_some(begin),
             ended_at: ended,
             unaccounted: ended.is_some() && self.play.silent,
+            usage: None,
         }
     }
 

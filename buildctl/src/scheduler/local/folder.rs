@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::process::Evidence;
 use crate::{
     job::JobId,
-    phase::{Ending, FailureKind, Run, RunFailure},
+    phase::{Ending, FailureKind, Run, RunFailure, Usage},
     runner::work::Work,
     state::{StateRoot, file, lock},
 };
@@ -70,6 +70,8 @@ pub(super) struct RunResult {
     /// [`Observed::unaccounted`](crate::phase::Observed::unaccounted).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) unaccounted: bool,
+    #[serde(default)]
+    pub(super) usage: Usage,
 }
 
 impl RunFolder {
@@ -220,6 +222,7 @@ impl RunFolder {
             started_at: None,
             ended_at: None,
             unaccounted: true,
+            usage: Usage::default(),
         });
         result.started_at = result.started_at.or_else(|| match self.begun() {
             Ok(Begun::As { at, .. }) => Some(at),
@@ -241,6 +244,7 @@ impl RunFolder {
                 started_at: None,
                 ended_at: Some(at),
                 unaccounted: false,
+                usage: Usage::default(),
             }),
             _ => None,
         }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     logs::{Stream, record},
-    phase::Ending,
+    phase::{Ending, Usage},
     runner::work::Work,
     state::{
         StateRoot, file,
@@ -55,6 +55,7 @@ pub(super) fn settle(
         started_at: Some(at),
         ended_at: Some(Timestamp::now()),
         unaccounted: true,
+        usage: Usage::default(),
     };
     let bytes = serde_json::to_vec(&result)?;
     file::create(&folder.result_file(), &bytes)?;

@@ -572,6 +572,7 @@ async fn collecting_ends_what_runs_and_leaves_nothing() {
             started_at: None,
             ended_at: None,
             unaccounted: false,
+            usage: None,
         },
     );
     let log = scheduler.read_log(&job, TEST, Position::default(), 1000, patience());

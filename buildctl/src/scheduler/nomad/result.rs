@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     job::Job,
-    phase::{Built, Ending, FailureKind, MovedTag, Outcome, Run, RunFailure},
+    phase::{Built, Ending, FailureKind, MovedTag, Outcome, Run, RunFailure, Usage},
     runner::RESULT_RECORD,
     spec::{Defaults, Spec},
 };
@@ -30,9 +30,24 @@ const PATIENCE: SignedDuration = SignedDuration::from_mins(2);
 
 /// The part of `run-phase`'s result that is of use here.
 #[derive(Debug, Deserialize)]
-struct Report {
+pub(super) struct Report {
     #[serde(flatten)]
-    ending: Ending,
+    pub(super) ending: Ending,
+    #[serde(default)]
+    pub(super) usage: Usage,
+    /// Whether this is no account of its own, but what can be told without it.
+    #[serde(skip)]
+    pub(super) unaccounted: bool,
+}
+
+impl From<Ending> for Report {
+    fn from(ending: Ending) -> Self {
+        Self {
+            ending,
+            usage: Usage::default(),
+            unaccounted: false,
+        }
+    }
 }
 
 /// A task that ended by itself.
@@ -46,26 +61,29 @@ pub(super) struct Ended<'a> {
 }
 
 impl Ended<'_> {
-    /// How the run ended, and whether that is its own account. An error is one that may pass.
-    pub(super) async fn ending(
+    /// How the run ended. An error is one that may pass.
+    pub(super) async fn report(
         &self,
         api: &NomadApi,
         defaults: &Defaults,
-    ) -> Result<(Ending, bool), ApiError> {
+    ) -> Result<Report, ApiError> {
         if self.kind == TaskKind::Image {
-            return Ok((self.of_image(), true));
+            return Ok(self.of_image().into());
         }
         match self.result(api).await {
-            Ok(Some(ending)) => Ok((ending, true)),
+            Ok(Some(report)) => Ok(report),
             Err(error) if self.is_recent() && matches!(error, ApiError::Unreachable { .. }) => {
                 Err(error)
             }
-            Ok(None) | Err(_) => Ok((self.without_result(defaults), false)),
+            Ok(None) | Err(_) => Ok(Report {
+                unaccounted: true,
+                ..self.without_result(defaults).into()
+            }),
         }
     }
 
     /// What a task that was ended says of its run, if that can be read and it says anything. An error is one that may pass.
-    pub(super) async fn told(&self, api: &NomadApi) -> Result<Option<Ending>, ApiError> {
+    pub(super) async fn told(&self, api: &NomadApi) -> Result<Option<Report>, ApiError> {
         if self.kind == TaskKind::Image {
             return Ok(None);
         }
@@ -78,7 +96,7 @@ impl Ended<'_> {
     }
 
     /// What the result says: its file, or its record in the log.
-    async fn result(&self, api: &NomadApi) -> Result<Option<Ending>, ApiError> {
+    async fn result(&self, api: &NomadApi) -> Result<Option<Report>, ApiError> {
         let stat = api.get(&["client", "fs", "stat", self.allocation]);
         let there = absent(stat.query("path", FILE).send().await);
         if let Ok(Some(_)) = there {
@@ -86,13 +104,13 @@ impl Ended<'_> {
             if let Some(answer) = absent(cat.query("path", FILE).send().await)?
                 && let Ok(report) = answer.json::<Report>()
             {
-                return Ok(Some(report.ending));
+                return Ok(Some(report));
             }
         }
         let recorded = logs::last_record(api, self.allocation, RESULT_RECORD).await?;
         let report = recorded.and_then(|text| serde_json::from_str::<Report>(&text).ok());
         there?;
-        Ok(report.map(|report| report.ending))
+        Ok(report)
     }
 
     fn is_recent(&self) -> bool {

@@ -109,6 +109,9 @@ fn check(plant: &Plant, jobs: Vec<Still>) {
             ended["digest"].as_str()
         );
         assert_eq!(log.matches("build: succeeded").count(), 1, "{log}");
+        let used = &ended["metrics"]["resource_usage"];
+        let most = |of: &str| used[of].as_f64().unwrap();
+        assert!(most("max_memory") > 0.0 && most("max_cpu") > 0.0, "{used}");
         let once = usize::from(matches!(run, "build" | "test-cmd-0"));
         assert_eq!(
             log.lines()
