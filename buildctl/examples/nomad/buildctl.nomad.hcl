@@ -1,11 +1,15 @@
-# The service as a job of the Nomad that it builds on, found through Nomad's own services:
+# The service as a job of the Nomad that it builds on:
 #
 #   nomad acl policy apply -namespace default -job buildctl buildctl policy.hcl     # where ACLs are on
 #   nomad job run -var nodes=/usr/local/bin/buildctl buildctl.nomad.hcl
 #   nomad service info buildctl
 #
+# found through Nomad's own services, or, in clusters that have it, through Consul:
+#
+#   nomad job run -var provider=consul -var nodes=/usr/local/bin/buildctl buildctl.nomad.hcl
+#   dig +short buildctl.service.consul SRV
+#
 # Replicas keep nothing: records and claims are Nomad variables, builds are jobs. Any of them may be asked, and any may end.
-# `consul.nomad.hcl` is the same for clusters that find services in Consul.
 
 variable "datacenters" {
   type    = list(string)
@@ -47,6 +51,16 @@ variable "cache" {
   default     = "/opt/nomad/data/buildah-cache"
 }
 
+variable "provider" {
+  description = "Where the service is found: nomad or consul."
+  default     = "nomad"
+}
+
+variable "consul" {
+  description = "Consul's address, to mirror jobs where Job Forge's `--watch` looks; empty for not to."
+  default     = ""
+}
+
 variable "tokens" {
   description = "Whether the Nomad variable nomad/jobs/buildctl has an item `tokens`: lines, of which every client must present one."
   type        = bool
@@ -78,8 +92,9 @@ job "buildctl" {
 
     service {
       name     = "buildctl"
-      provider = "nomad"
+      provider = var.provider
       port     = "http"
+      tags     = var.provider == "consul" ? ["http"] : []
 
       # Ready: it is up, and Nomad answers it with a leader.
       check {
@@ -115,6 +130,10 @@ job "buildctl" {
         BUILDCTL_NOMAD_DRIVER      = var.builds
         BUILDCTL_NOMAD_CACHE       = var.cache
         BUILDCTL_NOMAD_RUNNER_PATH = var.nodes
+
+        # Web browsers and clients come by Consul's names for it, where there is one.
+        BUILDCTL_ALLOWED_HOSTS  = var.provider == "consul" ? "buildctl.service.consul" : ""
+        BUILDCTL_CONSUL_ADDRESS = var.consul
 
         # Without tokens everybody who reaches it may build.
         BUILDCTL_TOKEN_FILE = var.tokens ? "${NOMAD_SECRETS_DIR}/tokens" : ""
