@@ -1,12 +1,12 @@
 //! A daemon on this machine with all that its builds need: a registry, a repository, and builds that wait for the test.
 
 use std::{
+    io::{BufRead, BufReader},
     path::Path,
-    process::Command,
-    time::{Duration, Instant},
+    process::{Command, Stdio},
 };
 
-use runyard_common::testing::{Daemon, Output, TempDir, patience, tempdir, tool_binary};
+use runyard_common::testing::{Daemon, Output, TempDir, tempdir, tool_binary};
 use serde_json::Value;
 
 use crate::support::{Registry, Repository};
@@ -73,18 +73,26 @@ impl Site {
         self.run(&words).success().trim().to_owned()
     }
 
-    /// A job's status once it is one of these.
+    /// A job's status once it is one of these, as whoever watches it is told.
     pub(crate) fn until(&self, id: &str, states: &[&str]) -> Value {
-        let began = Instant::now();
-        loop {
-            let text = self.run(&["-o", "json", "status", id]).success();
-            let status: Value = serde_json::from_str(&text).unwrap();
-            if states.iter().any(|state| status["status"] == *state) {
-                return status;
-            }
-            assert!(began.elapsed() < patience(), "not {states:?}: {status}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let mut command = Command::new(tool_binary("buildctl"));
+        clear(&mut command);
+        let words = ["--url", &self.url, "watch", "--progress", "ndjson", id];
+        let mut watch = command
+            .args(words)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let told = BufReader::new(watch.stderr.take().unwrap()).lines();
+        let mut told = told.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+        let is_there = told.any(|event| states.iter().any(|state| event["status"] == *state));
+        // It may have ended with the job.
+        let _ = watch.kill();
+        watch.wait().unwrap();
+        let text = self.run(&["-o", "json", "status", id]).success();
+        assert!(is_there, "never {states:?}: {text}");
+        serde_json::from_str(&text).unwrap()
     }
 }
 
