@@ -2,6 +2,7 @@
 //! [`Builds`](crate::service::Builds), for MCP on stdio and whoever else takes builds as they come. Errors are [`BuildError`]s,
 //! as those of a service in this process are, so that callers need not know which one they have.
 
+mod attempts;
 mod follow;
 mod refused;
 mod remote;
@@ -14,6 +15,7 @@ use runyard_common::{
 };
 use serde::de::DeserializeOwned;
 
+pub(crate) use attempts::Attempts;
 pub use follow::Follow;
 pub use remote::Remote;
 

@@ -99,6 +99,16 @@ pub struct LogQuery {
     pub errors_only: bool,
 }
 
+impl LogQuery {
+    /// Goes on behind what was read, if that is anywhere: the end that was asked for first has been told then.
+    pub(crate) fn go_on(&mut self, behind: &Cursor) {
+        if *behind != Cursor::default() {
+            self.tail = None;
+            self.cursor = Some(behind.clone());
+        }
+    }
+}
+
 /// A page of a job's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogPage {

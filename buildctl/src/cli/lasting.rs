@@ -1,16 +1,14 @@
 //! A job's log that goes on whatever happens on the way: when the stream breaks, it is taken up again where it ended. That a log
 //! cannot be read is said once and is no failure of the job; how the job goes is seen by its status, elsewhere.
 
-use std::time::Duration;
-
 use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use runyard_common::backoff::{Backoff, random};
-use tokio::time::Instant;
+use runyard_common::backoff::Backoff;
 
 use crate::{
+    client::Attempts,
     job::JobId,
     logs::{Cursor, Line, told::Told},
     service::{BuildError, Builds, Event, JobView, LogQuery},
@@ -18,9 +16,6 @@ use crate::{
 
 /// How often in a row a stream may break without a word.
 const PATIENCE: u32 = 6;
-
-/// A stream that lived for so long was no failure.
-const LIFE: Duration = Duration::from_secs(10);
 
 /// What is seen of a log.
 #[derive(Debug)]
@@ -47,10 +42,8 @@ pub(super) fn follow(
         id,
         told: Told::from(query.cursor.clone()),
         query,
-        again,
+        attempts: Attempts::new(PATIENCE, again),
         stream: None,
-        opened: Instant::now(),
-        failures: 0,
         is_over: false,
     };
     let seen = stream::unfold(reader, async |mut reader| {
@@ -64,10 +57,8 @@ struct Reader<'a> {
     id: JobId,
     query: LogQuery,
     told: Told,
-    again: Backoff,
+    attempts: Attempts,
     stream: Option<BoxStream<'static, Result<Event, BuildError>>>,
-    opened: Instant,
-    failures: u32,
     is_over: bool,
 }
 
@@ -103,9 +94,9 @@ impl Reader<'_> {
     }
 
     async fn open(&mut self) -> Result<(), BuildError> {
-        self.opened = Instant::now();
         self.told.expect_again();
         let stream = self.builds.follow(self.id, self.query.clone()).await?;
+        self.attempts.opened();
         self.stream = Some(stream);
         Ok(())
     }
@@ -114,11 +105,8 @@ impl Reader<'_> {
     fn take(&mut self, event: Event) -> Option<Seen> {
         match event {
             Event::Line(line, cursor) => {
-                self.failures = 0;
-                if cursor != Cursor::default() {
-                    self.query.tail = None;
-                    self.query.cursor = Some(cursor.clone());
-                }
+                self.attempts.heard();
+                self.query.go_on(&cursor);
                 let is_new = self.told.is_new(&line, &cursor);
                 is_new.then_some(Seen::Line(line, cursor))
             }
@@ -132,15 +120,12 @@ impl Reader<'_> {
     }
 
     async fn break_off(&mut self, why: &str) -> Option<Seen> {
-        if self.stream.take().is_some() && self.opened.elapsed() >= LIFE {
-            self.failures = 0;
-        }
-        if self.failures == PATIENCE {
+        self.stream = None;
+        let Some(wait) = self.attempts.wait() else {
             self.is_over = true;
             return Some(Seen::GivenUp(why.to_owned()));
-        }
-        tokio::time::sleep(self.again.delay(self.failures, random())).await;
-        self.failures += 1;
+        };
+        tokio::time::sleep(wait).await;
         None
     }
 }

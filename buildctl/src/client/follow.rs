@@ -4,16 +4,13 @@ use std::{
     collections::VecDeque,
     io::{BufRead, BufReader},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use runyard_common::{
-    backoff::{Backoff, random},
-    http::client::Response,
-};
+use runyard_common::{backoff::Backoff, http::client::Response};
 use serde::de::DeserializeOwned;
 
-use super::{Client, asked, at, refused, send, unexpected};
+use super::{Client, asked, at, attempts::Attempts, refused, send, unexpected};
 use crate::{
     api::{ErrorAnswer, LineAnswer},
     job::JobId,
@@ -36,9 +33,6 @@ const AGAIN: Backoff = Backoff {
     jitter: 0.2,
 };
 
-/// A stream that lived for so long was no failure, whether it told anything new or not.
-const LIFE: Duration = Duration::from_secs(10);
-
 /// A job that is followed: an iterator over its events, which ends when the job has ended and all is told, or after an error.
 #[derive(Debug)]
 pub struct Follow<'c> {
@@ -46,7 +40,7 @@ pub struct Follow<'c> {
     id: JobId,
     query: LogQuery,
     stream: Option<BufReader<Response>>,
-    opened: Instant,
+    attempts: Attempts,
     told: Told,
     /// The end of the log that was asked for, until all of it is there: behind a cut it is asked for anew.
     tail: Vec<Line>,
@@ -54,7 +48,6 @@ pub struct Follow<'c> {
     ready: VecDeque<Event>,
     /// The job as it was told last: after a cut it is told again.
     status: Option<Box<JobView>>,
-    failures: u32,
     over: bool,
 }
 
@@ -70,11 +63,10 @@ impl<'c> Follow<'c> {
             told: Told::from(query.cursor.clone()),
             query,
             stream: None,
-            opened: Instant::now(),
+            attempts: Attempts::new(PATIENCE, AGAIN),
             tail: Vec::new(),
             ready: VecDeque::new(),
             status: None,
-            failures: 0,
             over: false,
         };
         follow.connect()?;
@@ -94,7 +86,7 @@ impl<'c> Follow<'c> {
             .read_timeout(LASTS);
         let response = send(call, Some(self.id))?;
         self.stream = Some(BufReader::new(response));
-        self.opened = Instant::now();
+        self.attempts.opened();
         Ok(())
     }
 
@@ -113,34 +105,25 @@ impl<'c> Follow<'c> {
         self.understand(&message)?;
         let event = self.ready.pop_front();
         if event.is_some() {
-            self.failures = 0;
+            self.attempts.heard();
         }
         Ok(event)
     }
 
     /// Connects anew, behind what was told.
     fn go_on(&mut self) -> Result<(), BuildError> {
-        if self.opened.elapsed() >= LIFE {
-            self.failures = 0;
-        }
-        if self.failures > 0 {
-            thread::sleep(AGAIN.delay(self.failures - 1, random()));
-        }
-        self.failures += 1;
-        if self.failures > PATIENCE {
+        let Some(wait) = self.attempts.wait() else {
             let url = self.client.url();
             return Err(BuildError::Unreachable(format!(
                 "{url} breaks off before it has said anything new, {PATIENCE} times in a row"
             )));
-        }
+        };
+        thread::sleep(wait);
         self.tail.clear();
         self.told.expect_again();
-        if *self.told.cursor() != Cursor::default() {
-            self.query.cursor = Some(self.told.cursor().clone());
-            self.query.tail = None;
-        }
+        self.query.go_on(self.told.cursor());
         match self.connect() {
-            Err(BuildError::Unreachable(_)) if self.failures < PATIENCE => Ok(()),
+            Err(BuildError::Unreachable(_)) if !self.attempts.is_last() => Ok(()),
             result => result,
         }
     }
