@@ -1,4 +1,4 @@
-//! The only writer of stdout: an answer as a table for people, or as JSON or YAML for programs.
+//! The only writer of stdout: an answer as a table for people, or as JSON, in one piece or in lines, or YAML for programs.
 //!
 //! What goes to stderr is [`crate::log`]'s, [`crate::progress`]'s and [`crate::report`]'s.
 
@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
+use serde_json::Value;
 
 pub use table::Table;
 
@@ -23,6 +24,8 @@ pub enum Format {
     Table,
     /// JSON, stable and documented
     Json,
+    /// The same, each answer in a line, and each item of a list in one of its own
+    Ndjson,
     /// YAML, the same fields as JSON
     Yaml,
 }
@@ -97,6 +100,7 @@ impl Printer {
         match self.format {
             Format::Table => self.write(answer.table().render(self.width, self.color).as_bytes()),
             Format::Json => self.json(answer),
+            Format::Ndjson => self.lines(answer),
             Format::Yaml => self.yaml(answer),
         }
     }
@@ -107,6 +111,7 @@ impl Printer {
         match self.format {
             Format::Table => self.write(table.render(self.width, self.color).as_bytes()),
             Format::Json => self.json(value),
+            Format::Ndjson => self.lines(value),
             Format::Yaml => self.yaml(value),
         }
     }
@@ -116,6 +121,7 @@ impl Printer {
     pub fn value<T: Serialize + ?Sized>(&self, value: &T) -> io::Result<()> {
         match self.format {
             Format::Json => self.json(value),
+            Format::Ndjson => self.lines(value),
             Format::Table | Format::Yaml => self.yaml(value),
         }
     }
@@ -125,7 +131,7 @@ impl Printer {
     pub fn item<T: Serialize + Display + ?Sized>(&self, item: &T) -> io::Result<()> {
         match self.format {
             Format::Table => self.write(format!("{item}\n").as_bytes()),
-            Format::Json => {
+            Format::Json | Format::Ndjson => {
                 let mut line = serde_json::to_vec(item)?;
                 line.push(b'\n');
                 self.write(&line)
@@ -148,6 +154,19 @@ impl Printer {
         let mut text = serde_json::to_vec_pretty(value)?;
         text.push(b'\n');
         self.write(&text)
+    }
+
+    fn lines<T: Serialize + ?Sized>(&self, value: &T) -> io::Result<()> {
+        let value = serde_json::to_value(value)?;
+        let items = match &value {
+            Value::Array(items) => items.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        let mut lines = Vec::new();
+        for item in items {
+            writeln!(lines, "{item}")?;
+        }
+        self.write(&lines)
     }
 
     fn yaml<T: Serialize + ?Sized>(&self, value: &T) -> io::Result<()> {
@@ -264,14 +283,27 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_three_forms() {
+    fn an_answer_has_four_forms() {
         let answer = |format| printed(format, |printer| printer.answer(&WEB));
         assert_eq!(answer(Format::Table), "NAME  PID\nweb   7\n");
         assert_eq!(
             answer(Format::Json),
             "{\n  \"name\": \"web\",\n  \"pid\": 7\n}\n"
         );
+        assert_eq!(answer(Format::Ndjson), "{\"name\":\"web\",\"pid\":7}\n");
         assert_eq!(answer(Format::Yaml), "name: web\npid: 7\n");
+    }
+
+    #[test]
+    fn a_list_in_lines_is_a_line_for_each_of_its_items() {
+        let list = |items: &[Task]| {
+            printed(Format::Ndjson, |printer| {
+                printer.both(items, &Table::headless())
+            })
+        };
+        let line = "{\"name\":\"web\",\"pid\":7}\n";
+        assert_eq!(list(&[WEB, WEB]), format!("{line}{line}"));
+        assert_eq!(list(&[]), "");
     }
 
     #[test]
@@ -296,6 +328,7 @@ mod tests {
             twice(Format::Json),
             "{\"name\":\"web\",\"pid\":7}\n{\"name\":\"web\",\"pid\":7}\n"
         );
+        assert_eq!(twice(Format::Ndjson), twice(Format::Json));
         assert_eq!(
             twice(Format::Yaml),
             "name: web\npid: 7\n---\nname: web\npid: 7\n"

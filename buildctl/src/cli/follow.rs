@@ -104,7 +104,7 @@ impl Following<'_> {
                     spoke = Instant::now();
                     match seen {
                         Some(Seen::Status(view)) if view.job.state.is_terminal() => ended = Some(view),
-                        Some(seen) => reads = show(screen, seen),
+                        Some(seen) => reads = show(screen, self.id, seen),
                         None => reads = false,
                     }
                 }
@@ -168,9 +168,9 @@ impl Following<'_> {
 }
 
 /// Shows something of the log; whether more may come.
-fn show(screen: &mut Screen, seen: Seen) -> bool {
+fn show(screen: &mut Screen, id: JobId, seen: Seen) -> bool {
     match seen {
-        Seen::Line(line, _) => screen.line(&line),
+        Seen::Line(line, cursor) => screen.line(id, &line, &cursor),
         Seen::Status(view) => screen.status(&view),
         Seen::Lost => screen.note("== some of the log is no longer kept"),
         Seen::GivenUp(why) => {

@@ -1,6 +1,9 @@
 //! `buildctl history`: jobs, newest first.
 
-use runyard_common::{exit::Exit, output::Table};
+use runyard_common::{
+    exit::Exit,
+    output::{Format, Table},
+};
 
 use super::{Context, answer, block_on};
 use crate::{
@@ -58,21 +61,29 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     block_on(async {
         let list = place.builds().list(filter).await;
         let list = list.map_err(|error| context.failure(error))?;
-        let mut table = Table::new([
-            "job",
-            "status",
-            "submitted",
-            "took",
-            "owner",
-            "image",
-            "ref",
-        ]);
-        for view in &list.jobs {
-            table.push(row(&view.job));
+        let table = table(list.jobs.iter().map(|view| &view.job));
+        let answer = HistoryAnswer::from(&list);
+        match context.printer.format() {
+            // Of a page of jobs, the jobs are the items.
+            Format::Ndjson => context.printer.value(&answer.jobs)?,
+            _ => context.printer.both(&answer, &table)?,
         }
-        context.printer.both(&HistoryAnswer::from(&list), &table)?;
         Ok(Exit::Done)
     })
+}
+
+/// Jobs, a row each.
+pub(super) fn table<'j>(jobs: impl Iterator<Item = &'j Job>) -> Table {
+    let columns = [
+        "job",
+        "status",
+        "submitted",
+        "took",
+        "owner",
+        "image",
+        "ref",
+    ];
+    jobs.map(row).fold(Table::new(columns), Table::row)
 }
 
 fn row(job: &Job) -> [String; 7] {

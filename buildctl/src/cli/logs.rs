@@ -27,7 +27,7 @@ use crate::{
 
 /// Show what a job has said
 ///
-/// Each line has its run before it, unless a phase is chosen. With `-o json` each line is an object, whose `cursor` is what
+/// Each line has its run before it, unless a phase is chosen. With `-o json` or `-o ndjson` each line is an object, whose `cursor` is what
 /// --since takes. That the log of a failed job was shown is success: the exit code says nothing of the job.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {

@@ -1,5 +1,7 @@
 //! What is seen of a job while it goes on: a bar on a terminal, plain lines with the phase before each elsewhere, nothing if that
-//! is wanted. All of it on standard error; the answer is [`super::answer`]'s.
+//! is wanted, and events for programs. All of it on standard error; the answer is [`super::answer`]'s.
+
+mod events;
 
 use std::{
     borrow::Cow,
@@ -8,6 +10,7 @@ use std::{
 };
 
 use clap::ValueEnum;
+use jiff::Timestamp;
 use runyard_common::{
     duration,
     exit::Exit,
@@ -16,10 +19,11 @@ use runyard_common::{
     terminal,
 };
 
+use self::events::{Event, Events};
 use crate::{
-    api::StatusAnswer,
+    api::{StatusAnswer, StreamMessage},
     job::{JobId, State},
-    logs::{Line, Stream},
+    logs::{Cursor, Line, Stream},
     phase::{Phase, Run},
     service::JobView,
 };
@@ -37,6 +41,8 @@ pub(super) enum Style {
     Tty,
     /// Lines, with a heartbeat
     Plain,
+    /// A JSON object in each line, for programs
+    Ndjson,
     /// Nothing
     Quiet,
 }
@@ -60,6 +66,7 @@ enum Form {
         step: String,
     },
     Plain(Box<dyn Write + Send>),
+    Events(Events),
     Quiet,
 }
 
@@ -77,6 +84,7 @@ impl Screen {
             Style::Tty => Self::bar(),
             Style::Auto if is_terminal && bars => Self::bar(),
             Style::Auto | Style::Plain => Form::Plain(Box::new(io::stderr())),
+            Style::Ndjson => Form::Events(Events::to(io::stderr())),
             Style::Quiet => Form::Quiet,
         };
         Ok(Self::of(form))
@@ -103,16 +111,27 @@ impl Screen {
 
     /// The job has a name.
     pub(super) fn accepted(&mut self, id: JobId, place: &str) {
+        if let Form::Events(events) = &mut self.form {
+            return events.tell(&Event::Accepted { job_id: id, place });
+        }
         self.write(&format!("job {id} at {place}\n"));
     }
 
     /// Something that is no line of the log.
     pub(super) fn note(&mut self, text: &str) {
+        if let Form::Events(events) = &mut self.form {
+            let message = text.trim_start_matches("== ");
+            return events.tell(&Event::Note { message });
+        }
         self.write(&format!("{text}\n"));
     }
 
-    /// A line of the log.
-    pub(super) fn line(&mut self, line: &Line) {
+    /// A line of the log of job `id`, and the cursor behind it.
+    pub(super) fn line(&mut self, id: JobId, line: &Line, cursor: &Cursor) {
+        if let Form::Events(events) = &mut self.form {
+            let message = StreamMessage::of(id, line, cursor, Timestamp::now());
+            return events.tell(&Event::Line(message));
+        }
         if let Form::Bar { step, .. } = &mut self.form
             && line.stream != Stream::System
             && line.text.starts_with("STEP ")
@@ -153,6 +172,9 @@ impl Screen {
             return;
         }
         self.status = status;
+        if let Form::Events(events) = &mut self.form {
+            return events.tell(&Event::status(view));
+        }
         if let Form::Bar {
             progress,
             task,
@@ -182,6 +204,10 @@ impl Screen {
 
     /// Time passes.
     pub(super) fn beat(&mut self) {
+        if let Form::Events(events) = &mut self.form {
+            let seconds = self.began.elapsed().as_secs();
+            return events.beat(&Event::Heartbeat { seconds }, SILENCE);
+        }
         if matches!(self.form, Form::Plain(_)) && self.spoke.elapsed() >= SILENCE {
             let elapsed = self.elapsed();
             self.write(&format!("== {} (still, {elapsed})\n", self.status));
@@ -202,6 +228,10 @@ impl Screen {
                 }
             }
             Form::Plain(_) => self.write(&format!("== {state} after {elapsed}\n")),
+            Form::Events(events) => {
+                let seconds = self.began.elapsed().as_secs();
+                events.tell(&Event::ended(view, seconds));
+            }
             Form::Quiet => {}
         }
     }
@@ -210,6 +240,10 @@ impl Screen {
     pub(super) fn left(&mut self, lines: &[String]) {
         if let Form::Bar { task, .. } = &mut self.form {
             drop(task.take());
+        }
+        if let Form::Events(events) = &mut self.form {
+            let message = &lines.join("\n");
+            return events.tell(&Event::Left { message });
         }
         if matches!(self.form, Form::Quiet) {
             self.form = Form::Plain(Box::new(io::stderr()));
@@ -240,7 +274,7 @@ impl Screen {
                 progress.suspend(|| io::stderr().lock().write_all(text.as_bytes()))
             }
             Form::Plain(out) => out.write_all(text.as_bytes()).and_then(|()| out.flush()),
-            Form::Quiet => Ok(()),
+            Form::Events(_) | Form::Quiet => Ok(()),
         };
     }
 }
@@ -324,7 +358,6 @@ fn colour(text: &str) -> Option<usize> {
 mod tests {
     use std::time::Duration;
 
-    use jiff::Timestamp;
     use runyard_common::testing::Paper;
 
     use super::*;
@@ -345,6 +378,10 @@ mod tests {
         (Screen::of(Form::Plain(Box::new(paper.clone()))), paper)
     }
 
+    fn say(screen: &mut Screen, line: &Line) {
+        screen.line(JobId::random(), line, &Cursor::default());
+    }
+
     fn view(state: State) -> JobView {
         let now = Timestamp::constant(1_763_000_000, 0);
         let mut job = Job::new(JobId::random(), JobConfig::default(), now);
@@ -358,15 +395,27 @@ mod tests {
         let (mut screen, paper) = plain();
         screen.status(&view(State::Building));
         screen.status(&view(State::Building));
-        screen.line(&line(Run::Build, Stream::System, "build: git fetch", false));
-        screen.line(&line(Run::Build, Stream::Stdout, "STEP 1/2", false));
-        screen.line(&line(Run::TestCommand(1), Stream::Stderr, "ouch", false));
-        screen.line(&line(
-            Run::TestCommand(1),
-            Stream::System,
-            "test-cmd-1: failed",
-            false,
-        ));
+        say(
+            &mut screen,
+            &line(Run::Build, Stream::System, "build: git fetch", false),
+        );
+        say(
+            &mut screen,
+            &line(Run::Build, Stream::Stdout, "STEP 1/2", false),
+        );
+        say(
+            &mut screen,
+            &line(Run::TestCommand(1), Stream::Stderr, "ouch", false),
+        );
+        say(
+            &mut screen,
+            &line(
+                Run::TestCommand(1),
+                Stream::System,
+                "test-cmd-1: failed",
+                false,
+            ),
+        );
         assert_eq!(
             paper.text(),
             "== BUILDING\n[build] git fetch\n[build] STEP 1/2\n[test-cmd-1] ouch\n[test-cmd-1] failed\n"
@@ -376,10 +425,10 @@ mod tests {
     #[test]
     fn parts_of_a_line_are_joined_unless_somebody_else_speaks() {
         let (mut screen, paper) = plain();
-        screen.line(&line(Run::Build, Stream::Stdout, "aa", true));
-        screen.line(&line(Run::Build, Stream::Stdout, "bb", true));
-        screen.line(&line(Run::Build, Stream::Stderr, "e", false));
-        screen.line(&line(Run::Build, Stream::Stdout, "cc", true));
+        say(&mut screen, &line(Run::Build, Stream::Stdout, "aa", true));
+        say(&mut screen, &line(Run::Build, Stream::Stdout, "bb", true));
+        say(&mut screen, &line(Run::Build, Stream::Stderr, "e", false));
+        say(&mut screen, &line(Run::Build, Stream::Stdout, "cc", true));
         screen.note("n");
         assert_eq!(paper.text(), "[build] aabb\n[build] e\n[build] cc\nn\n");
     }

@@ -73,7 +73,7 @@ impl<'a> Lines<'a> {
                 self.flush()?;
                 tracing::info!(task = %event.message.task_id, "{note}");
             }
-            (Format::Json, _) => {
+            (Format::Json | Format::Ndjson, _) => {
                 self.held.push_str(event.message.json());
                 self.held.push('\n');
             }

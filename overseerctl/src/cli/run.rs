@@ -169,7 +169,7 @@ impl<'a> Sink<'a> {
                 held: Vec::new(),
                 stream: OutputStream::Stdout,
             },
-            Format::Json | Format::Yaml => Self::Events(Lines::new(printer, &ALL)),
+            Format::Json | Format::Ndjson | Format::Yaml => Self::Events(Lines::new(printer, &ALL)),
         }
     }
 

@@ -5,44 +5,38 @@ use std::fs;
 use super::{DOCKERFILE, Gate, Shop, go_on};
 use crate::support::{Repository, kill, ready, supervisors};
 
+/// A job that was built, tested and published from a directory as `team/app`, as `build` answers it.
+fn built(shop: &Shop) -> serde_json::Value {
+    let source = Repository::with(DOCKERFILE);
+    let words = "-t v1,latest --test-entry-point --metadata-file meta.json --history --test";
+    let mut all = vec!["build", source.path().to_str().unwrap(), "--image"];
+    let image = shop.image("team/app");
+    all.push(&image);
+    all.extend(words.split(' '));
+    all.push("echo tested >&2; test -e /bin/sh");
+    shop.json(&all)
+}
+
 #[test]
 fn a_directory_is_built_tested_published_and_written_down() {
     if !ready() {
         return;
     }
     let shop = Shop::open();
-    let source = Repository::with(DOCKERFILE);
-    let image = shop.image("team/app");
-    let answer = shop.json(&[
-        "build",
-        source.path().to_str().unwrap(),
-        "--image",
-        &image,
-        "-t",
-        "v1,latest",
-        "--test",
-        "echo tested >&2; test -e /bin/sh",
-        "--test-entry-point",
-        "--metadata-file",
-        "meta.json",
-        "--history",
-    ]);
+    let answer = built(&shop);
     let (id, digest) = (&answer["job_id"], &answer["digest"]);
     let (id, digest) = (id.as_str().unwrap(), digest.as_str().unwrap());
     assert_eq!(answer["status"], "SUCCEEDED");
     assert_eq!(answer["config"]["owner"], "tester");
     for tag in [id, "v1", "latest"] {
-        assert_eq!(
-            shop.registry.digest("team/app", tag).as_deref(),
-            Some(digest),
-            "{tag}"
-        );
+        let found = shop.registry.digest("team/app", tag);
+        assert_eq!(found.as_deref(), Some(digest), "{tag}");
     }
 
     let read = |name: &str| fs::read_to_string(shop.path().join(name)).unwrap();
     let meta: serde_json::Value = serde_json::from_str(&read("meta.json")).unwrap();
     assert_eq!(meta["containerimage.digest"], digest);
-    assert_eq!(meta["IMAGE_URL"], format!("{image}:v1"));
+    assert_eq!(meta["IMAGE_URL"], format!("{}:v1", shop.image("team/app")));
     let builds = format!("deploy/builds/{id}");
     assert!(read("deploy/history.md").starts_with(&format!("# Build History\n\n## {id} (")));
     assert!(read(&format!("{builds}/metadata.yaml")).contains("status: SUCCEEDED"));
@@ -51,13 +45,21 @@ fn a_directory_is_built_tested_published_and_written_down() {
     let tested = read(&format!("{builds}/test.log"));
     assert!(tested.contains("[main/stderr] tested\n"), "{tested}");
     assert!(read(&format!("{builds}/publish.log")).contains("publish"));
+}
 
-    // All of it can be asked for later.
+#[test]
+fn what_became_of_a_job_can_be_asked_for_until_it_is_purged() {
+    if !ready() {
+        return;
+    }
+    let shop = Shop::open();
+    let answer = built(&shop);
+    let id = answer["job_id"].as_str().unwrap();
     let status = shop.run(&["status", id]).success();
+    let digest = answer["digest"].as_str().unwrap();
     assert!(status.contains(digest), "{status}");
-    let logs = shop
-        .run(&["logs", id, "--phase", "test", "-n", "3"])
-        .success();
+    let logs = shop.run(&["logs", id, "--phase", "test", "-n", "3"]);
+    let logs = logs.success();
     assert!(logs.contains("test-entry: succeeded"), "{logs}");
     let listed = shop.json(&["history", "--owner", "tester", "--status", "succeeded"]);
     assert_eq!(listed["jobs"][0]["id"], id);
@@ -66,6 +68,78 @@ fn a_directory_is_built_tested_published_and_written_down() {
     shop.run(&["cleanup", id]).success();
     shop.run(&["purge", id]).success();
     assert_eq!(shop.run(&["status", id]).code, 5);
+}
+
+/// Objects, a line each.
+fn objects(text: &str) -> Vec<serde_json::Value> {
+    let lines = text.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// A build whose answer is lines for programs.
+fn lines_of_build(shop: &Shop, words: &[&str]) -> runyard_common::testing::Output {
+    let source = Repository::with(DOCKERFILE);
+    let (url, image) = (source.url(), shop.image("app"));
+    let always = ["build", &url, "--image", &image, "-o", "ndjson"];
+    shop.run(&[&always, words].concat())
+}
+
+#[test]
+fn programs_that_follow_a_job_read_an_event_a_line_and_then_the_answer() {
+    if !ready() {
+        return;
+    }
+    let shop = Shop::open();
+    let output = lines_of_build(&shop, &["--progress", "ndjson"]);
+    assert_eq!(output.code, 0, "{output}");
+    let answers = objects(&output.stdout);
+    assert_eq!(answers.len(), 1, "{output}");
+    assert_eq!(answers[0]["status"], "SUCCEEDED");
+    let events = objects(&output.stderr);
+    let first = &events[0];
+    assert_eq!(first["event"], "accepted");
+    assert_eq!(first["job_id"], answers[0]["job_id"]);
+    let has = |kind: &str, field: &str, value: &str| {
+        let mut of_kind = events.iter().filter(|it| it["event"] == kind);
+        of_kind.any(|it| it[field] == value)
+    };
+    assert!(has("status", "status", "BUILDING"), "{output}");
+    assert!(has("line", "message", "STEP 1/4: FROM scratch"), "{output}");
+    assert!(has("line", "run", "publish"), "{output}");
+    let last = events.last().unwrap();
+    assert_eq!(last["event"], "ended");
+    assert_eq!(last["status"], "SUCCEEDED");
+}
+
+#[test]
+fn programs_that_ask_about_jobs_read_a_job_or_a_line_of_its_log_in_each_line() {
+    if !ready() {
+        return;
+    }
+    let shop = Shop::open();
+    let done = lines_of_build(&shop, &["--progress", "quiet"]);
+    let failed = lines_of_build(&shop, &["--progress", "quiet", "--test", "exit 3"]);
+    let code = (done.code, failed.code);
+    assert_eq!(code, (0, 1), "the form of the answer changes no exit code");
+    let [one, other] = [done, failed].map(|output| objects(&output.stdout)[0]["job_id"].clone());
+    let (one, other) = (one.as_str().unwrap(), other.as_str().unwrap());
+
+    let listed = objects(&shop.run(&["history", "-o", "ndjson"]).success());
+    let ids = listed.iter().map(|job| job["id"].as_str().unwrap());
+    assert_eq!(ids.collect::<Vec<_>>(), [other, one]);
+    let both = objects(&shop.run(&["status", one, other, "-o", "ndjson"]).success());
+    let states = both.iter().map(|job| job["status"].as_str().unwrap());
+    assert_eq!(states.collect::<Vec<_>>(), ["SUCCEEDED", "FAILED"]);
+    let log = objects(&shop.run(&["logs", one, "-o", "ndjson"]).success());
+    let step = "STEP 1/4: FROM scratch";
+    assert!(log.iter().any(|line| line["message"] == step));
+    let rows = shop.run(&["status", one, other]).success();
+    assert!(
+        rows.starts_with("JOB ") && rows.lines().count() == 3,
+        "{rows}"
+    );
 }
 
 #[test]
