@@ -78,7 +78,7 @@ impl Seams {
                 .caused_by(error.to_string())
                 .hint("choose another folder with --root (or `local.root`)")
         };
-        let settings = local_config(config, defaults).map_err(|error| unusable(&error))?;
+        let settings = local_config(config, defaults)?;
         let scheduler =
             LocalScheduler::open(settings, sweep()).map_err(|error| unusable(&error))?;
         Ok(Self {
@@ -144,7 +144,10 @@ impl Default for Handed {
     }
 }
 
-fn local_config(config: &Config, defaults: Defaults) -> io::Result<LocalConfig> {
+/// What a configuration says of this machine, for its scheduler. Nothing of the state is looked at, nor made.
+pub(crate) fn local_config(config: &Config, defaults: Defaults) -> Result<LocalConfig, Failure> {
+    let internal =
+        |what: &str, error: io::Error| Failure::new(Exit::Internal, what).caused_by(error);
     let config::LocalConfig {
         root,
         concurrency,
@@ -157,7 +160,11 @@ fn local_config(config: &Config, defaults: Defaults) -> io::Result<LocalConfig> 
         allow_private: config.webhooks.allow_private,
         hosts: config.webhooks.hosts.clone(),
     };
-    let of_program = LocalConfig::new(root.clone(), std::env::current_exe()?, defaults);
+    let policy = serde_json::to_value(&handed)
+        .map_err(|error| internal("the policy cannot be handed over", error.into()))?;
+    let program = std::env::current_exe()
+        .map_err(|error| internal("the path of this program is not known", error))?;
+    let of_program = LocalConfig::new(root.clone(), program, defaults);
     Ok(LocalConfig {
         concurrency: NonZeroUsize::new(*concurrency).unwrap_or(NonZeroUsize::MIN),
         storage_driver: storage_driver.clone(),
@@ -169,7 +176,7 @@ fn local_config(config: &Config, defaults: Defaults) -> io::Result<LocalConfig> 
         temp_prefix: config.temp_prefix.clone(),
         registries: config.registries.clone(),
         credentials: config.credentials.clone(),
-        policy: serde_json::to_value(&handed)?,
+        policy,
         ..of_program
     })
 }

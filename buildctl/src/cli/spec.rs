@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     api::JobConfig,
+    backend,
     config::{self, Config, SettingsArgs},
     job::{Job, JobId},
     phase::{Built, Run},
@@ -113,7 +114,7 @@ fn configured(context: &Context) -> Result<Backend, Failure> {
     })
 }
 
-/// The runs of a job on this machine.
+/// The runs of a job on this machine, where nothing is made for them.
 fn local(
     config: JobConfig,
     args: &JobArgs,
@@ -122,8 +123,7 @@ fn local(
 ) -> anyhow::Result<Value> {
     let here = context.here_with(&args.insecure(&config))?;
     let spec = check(&config, &place::defaults(&here), context)?;
-    let (_, scheduler) = place::here(&here)?;
-    let settings = scheduler.config();
+    let settings = &backend::local_config(&here, place::defaults(&here))?;
     let job = example(
         config,
         &spec,

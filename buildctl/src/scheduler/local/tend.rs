@@ -88,7 +88,10 @@ async fn launch(
     let Some(mut held) = place(desk, folder, rank, bell).await? else {
         return Ok(None);
     };
-    held.extend(share_of_store(desk, folder).await?);
+    let Some(share) = share_of_store(desk, folder, bell).await? else {
+        return Ok(None);
+    };
+    held.extend(share);
     let (runner, at) = (desk.config.runner.clone(), folder.clone());
     let spawned = blocking(move || launch::spawn(&runner, &at, held)).await;
     desk.root.ring(folder.job);
@@ -124,23 +127,31 @@ async fn place(
     Ok(slot.map(|slot| vec![slot.into()]))
 }
 
-/// The run's share of the store that it uses, which keeps others from pruning it.
-async fn share_of_store(desk: &Desk, folder: &RunFolder) -> io::Result<Option<OwnedFd>> {
+/// The run's share of the store that it uses, if it uses one, which keeps others from pruning it; none if the run never begins.
+async fn share_of_store(
+    desk: &Desk,
+    folder: &RunFolder,
+    bell: &mut Bell,
+) -> io::Result<Option<Vec<OwnedFd>>> {
     let at = folder.clone();
-    let Some(work) = blocking(move || at.work()).await? else {
-        return Ok(None);
-    };
-    let Some(store) = work::store_of(&work, &desk.root) else {
-        return Ok(None);
+    let work = blocking(move || at.work()).await?;
+    let Some(store) = work.and_then(|work| work::store_of(&work, &desk.root)) else {
+        return Ok(Some(Vec::new()));
     };
     make_folder(&store)?;
     // Whoever prunes it closes the lock when done, which is an event of the folder.
     let mut freed = Subscription::to(&store);
     let lock = lock::open(&store.join("lock"))?;
     while !lock::try_flock(&lock, FlockOperation::NonBlockingLockShared)? {
-        freed.next().await;
+        if folder.pid_file().exists() {
+            return Ok(None);
+        }
+        tokio::select! {
+            _ = freed.next() => {}
+            _ = bell.rung() => {}
+        }
     }
-    Ok(Some(lock.into()))
+    Ok(Some(vec![lock.into()]))
 }
 
 /// Waits for the end of a run's process, and hurries it if somebody wants that.

@@ -653,6 +653,36 @@ async fn a_store_is_not_pruned_while_a_run_uses_it() {
 }
 
 #[tokio::test]
+async fn a_run_that_waits_for_its_store_hears_of_a_stop_at_once() {
+    let stage = Stage::new("").concurrency(1);
+    let (scheduler, job) = (stage.scheduler(), job(1));
+    let store = scheduler.root().storage().join(cache::owner_key("team"));
+    make_folder(&store).unwrap();
+    let pruning = lock::Lock::exclusive(&store.join("lock")).unwrap();
+    scheduler.start(&job, TEST).await.unwrap();
+    // It has the only place, which is the last thing that it takes before its share of the store.
+    let place = scheduler.root().slots().join("0");
+    let mut changes = Subscription::to(&scheduler.root().slots());
+    let taken = async {
+        while !place.exists() || !lock::is_held(&place).unwrap() {
+            changes.next().await;
+        }
+    };
+    timeout(patience(), taken).await.expect("it has its place");
+    stage.scheduler().stop(&job, TEST).await.unwrap();
+    assert_eq!(ending(&scheduler, &job, TEST).await, Ending::Cancelled);
+    // Others get its place, although the store is still being pruned.
+    let freed = async {
+        while lock::is_held(&place).unwrap() {
+            changes.next().await;
+        }
+    };
+    timeout(patience(), freed).await.expect("its place is free");
+    drop(pruning);
+    assert_eq!(stage.begun().len(), 0);
+}
+
+#[tokio::test]
 async fn what_a_run_is_to_do_names_secrets_and_brings_the_jobs_own_tag_first() {
     let mut stage = Stage::new("");
     let mut job = job(1);

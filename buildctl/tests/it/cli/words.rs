@@ -147,6 +147,19 @@ fn a_description_is_checked_and_rendered_without_anything_being_built() {
 }
 
 #[test]
+fn a_description_is_checked_and_rendered_without_a_trace() {
+    let folder = tempdir();
+    let state = folder.path().join("state");
+    let words = ["https://git.test/x.git", "--image", "r:1/a"];
+    for verb in [&["spec", "render"][..], &["spec", "validate"]] {
+        let mut command = plain(&[verb, &words].concat());
+        command.env("BUILDCTL_LOCAL_ROOT", &state);
+        Output::of(&mut command).success();
+        assert!(!state.exists(), "{verb:?}");
+    }
+}
+
+#[test]
 fn what_would_be_run_is_told_to_the_letter() {
     let yaml = "owner: o\nrepo_url: https://git.test/x.git\nimage_name: a\nregistry_url: r:1\ntest_commands: [t]\n\
                 dockerfile_path: \"x,/etc/shadow\"\nbuild_args: {A: \"$(id) ${x}\"}\n";
