@@ -56,6 +56,7 @@
 //!   shows it again.
 //! - What a run leaves behind (containers, mounts, temporary tags) is removed by name; nothing here removes "all".
 
+mod account;
 pub mod api;
 pub mod backend;
 mod body;

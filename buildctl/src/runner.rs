@@ -64,6 +64,8 @@ use self::{
 use crate::phase::{Ending, FailureKind, Outcome, RunFailure, Usage};
 
 pub use commands::commands;
+pub(crate) use enclosure::memory_is_held;
+pub(crate) use explain::cause;
 pub use report::Report;
 pub(crate) use store::driver_options;
 pub use sweep::{Swept, sweep};

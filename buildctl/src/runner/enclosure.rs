@@ -6,6 +6,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -34,7 +35,9 @@ impl Enclosure {
             .ok_or_else(|| io::Error::other("there is no memory controller to use"))?;
         let folder = parent.join(name);
         match fs::create_dir(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(undelegated("make", &folder, &error));
+            }
             _ => {}
         }
         let made = Self { folder, version };
@@ -42,9 +45,10 @@ impl Enclosure {
             Version::One => "memory.limit_in_bytes",
             Version::Two => "memory.max",
         };
-        if let Err(error) = fs::write(made.folder.join(limit), memory.to_string()) {
+        let limit = made.folder.join(limit);
+        if let Err(error) = fs::write(&limit, memory.to_string()) {
             made.remove();
-            return Err(error);
+            return Err(undelegated("write", &limit, &error));
         }
         if version == Version::Two {
             // Not every kernel counts swap.
@@ -118,6 +122,37 @@ impl Enclosure {
             }
         }
     }
+}
+
+/// Whether a program can be held to its memory here, found out by doing it; by which version of control groups.
+pub(crate) fn memory_is_held() -> io::Result<&'static str> {
+    let group = Enclosure::make(
+        &format!("buildctl-doctor.{}", std::process::id()),
+        256 << 20,
+    )?;
+    // A program has to come in, too, which is a right of its own in version 2.
+    let entered = Command::new("sh")
+        .args(["-c", "echo 0 >\"$1\"", "sh"])
+        .arg(group.folder.join("cgroup.procs"))
+        .stderr(Stdio::null())
+        .status();
+    group.remove();
+    match entered {
+        Ok(status) if status.success() => Ok(match group.version {
+            Version::One => "version 1",
+            Version::Two => "version 2",
+        }),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("no program may enter {}", group.folder.display()),
+        )),
+        Err(error) => Err(error),
+    }
+}
+
+fn undelegated(verb: &str, path: &Path, error: &io::Error) -> io::Error {
+    let text = format!("cannot {verb} {}: {error}", path.display());
+    io::Error::new(error.kind(), text)
 }
 
 /// In which folder a group with a limit for memory can be made, by what `/proc/self/cgroup` says (cgroups(7)).

@@ -1,7 +1,12 @@
 //! Why a Buildah program failed, in one line and by whose matter it is: from its exit code and its last words. The words are
 //! those of Buildah 1.28 and later.
 
-use crate::phase::FailureKind;
+use rustix::process::geteuid;
+
+use crate::{
+    account::{self, Lack},
+    phase::FailureKind,
+};
 
 use super::{
     enclosure::Enclosure,
@@ -81,6 +86,9 @@ pub(super) fn build(session: &Session<'_>, ended: &Ended, dockerfile: (&str, &st
         Some(line) => format!("{path}:{line}: {step}"),
         None => format!("{path}: {step}"),
     };
+    if let Some(lack) = lack(session, &ended.heard) {
+        return lack_of(&lack, &place);
+    }
     if !step.starts_with("RUN ") {
         return anything(session, ended, &format!("{place}: {why}"), "build");
     }
@@ -108,6 +116,9 @@ pub(super) fn build(session: &Session<'_>, ended: &Ended, dockerfile: (&str, &st
 
 /// Why a test in a container failed.
 pub(super) fn test(session: &Session<'_>, ended: &Ended, command: &str) -> Halt {
+    if let Some(lack) = lack(session, &ended.heard) {
+        return lack_of(&lack, command);
+    }
     match Command::of(&ended.heard, ended.status.code()) {
         _ if exceeded(session) => out_of_memory(session, command),
         Command::Exit(code) => Halt::of(
@@ -130,6 +141,9 @@ pub(super) fn anything(session: &Session<'_>, ended: &Ended, error: &str, what: 
     if exceeded(session) {
         return out_of_memory(session, what);
     }
+    if let Some(lack) = lack(session, &ended.heard) {
+        return lack_of(&lack, what);
+    }
     let message = match (error.is_empty(), ended.status.code()) {
         (false, _) => error.to_owned(),
         (true, Some(code)) => format!("{what}: buildah ended with {code} and said nothing"),
@@ -139,6 +153,67 @@ pub(super) fn anything(session: &Session<'_>, ended: &Ended, error: &str, what: 
         kind(&message, &ended.heard),
         prefixed(&message, &ended.heard),
     )
+}
+
+/// What the account of this run lacks, if it is that which Buildah stumbled over: a container of an ordinary user has ids of
+/// its own, and what Buildah says where there are none looks like a fault of the step that needed the first of them.
+pub(super) fn lack(session: &Session<'_>, heard: &Heard) -> Option<Lack> {
+    let path = session.environment.iter().find(|(name, _)| name == "PATH");
+    match unmapped(&heard.text())? {
+        Unmapped::NoProgram => {
+            let lack = account::mappers(path.map(|(_, path)| path.as_os_str()));
+            Some(lack.unwrap_or_else(|| Lack {
+                what: "newuidmap or newgidmap cannot be started".to_owned(),
+                mend: "install the package `uidmap`".to_owned(),
+            }))
+        }
+        Unmapped::Refused => Some(Lack {
+            what: "newuidmap or newgidmap did not give the account the ids that are listed for it".to_owned(),
+            mend: "have both set-user-id root, or with file capabilities, as the package `uidmap` installs them".to_owned(),
+        }),
+        // Root has all ids, and in a container of its own as many as whoever made that gave it.
+        Unmapped::NoIds if geteuid().is_root() => None,
+        Unmapped::NoIds => account::ranges().err(),
+    }
+}
+
+/// The failure of a run whose account lacks something; `at` is where it was noticed.
+pub(super) fn lack_of(lack: &Lack, at: &str) -> Halt {
+    Halt::infrastructure(format!(
+        "Buildah cannot make containers under this account: {} ({}); noticed at {at}",
+        lack.what, lack.mend
+    ))
+}
+
+/// How the mapping of ids failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unmapped {
+    /// One of the programs that map is missing.
+    NoProgram,
+    /// One of them failed, and the account went on with one id.
+    Refused,
+    /// An id was needed that there is not.
+    NoIds,
+}
+
+/// By what Buildah says: `containers/storage` in `pkg/unshare` and `pkg/idtools`, Buildah's `chroot` and `copier`.
+fn unmapped(said: &str) -> Option<Unmapped> {
+    let has = |words: &str| said.contains(words);
+    let no_owner = |line: &str| {
+        let line = line.to_lowercase();
+        line.contains("invalid argument") && (line.contains("chown") || line.contains("ownership"))
+    };
+    match () {
+        () if has("finding newuidmap") || has("finding newgidmap") => Some(Unmapped::NoProgram),
+        () if has("running newuidmap") || has("running newgidmap") => Some(Unmapped::Refused),
+        () if has("setting supplemental groups list: operation not permitted")
+            || has("potentially insufficient UIDs or GIDs")
+            || said.lines().any(no_owner) =>
+        {
+            Some(Unmapped::NoIds)
+        }
+        () => None,
+    }
 }
 
 /// Whether trying again may help: nobody answered, or not to the end.
@@ -251,14 +326,41 @@ fn out_of_memory(session: &Session<'_>, place: &str) -> Halt {
     )
 }
 
-/// Buildah's last `Error: …` (it was `error …` once), without that word, or the last line that it said.
 fn last_error(heard: &Heard) -> String {
-    let marked = heard.errors.iter().rev().find_map(|line| {
-        line.strip_prefix("Error: ")
-            .or_else(|| line.starts_with("error ").then_some(line.as_str()))
-    });
-    let said = marked.or_else(|| heard.errors.back().map(String::as_str));
-    said.unwrap_or_default().trim().to_owned()
+    cause(heard.errors.iter().map(String::as_str))
+}
+
+/// Of the lines that Buildah said, the one that tells why it failed: the last `Error: …` (it was `error …` once), without that
+/// word, else the last error that it logged, else the last line that is no warning, else the last one.
+pub(crate) fn cause<'a>(lines: impl IntoIterator<Item = &'a str>) -> String {
+    let lines: Vec<&str> = lines.into_iter().collect();
+    let of =
+        |pick: &dyn Fn(&'a str) -> Option<&'a str>| lines.iter().rev().find_map(|line| pick(line));
+    let marked = |line: &'a str| {
+        let rest = line.strip_prefix("Error: ");
+        rest.or_else(|| line.starts_with("error ").then_some(line))
+    };
+    if let Some(said) = of(&marked) {
+        return said.trim().to_owned();
+    }
+    let logged = |line: &'a str| {
+        let (_, message) = line.split_once(" level=error msg=")?;
+        // What follows an error that was told before.
+        (!message.contains("(Unable to determine exit status)")).then_some(message)
+    };
+    if let Some(message) = of(&logged) {
+        return unquoted(message.trim());
+    }
+    let said = of(&|line| (!line.contains(" level=warning ")).then_some(line));
+    said.or(lines.last().copied())
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+/// A message of Go's logger, which is quoted if it has spaces in it.
+fn unquoted(message: &str) -> String {
+    serde_json::from_str(message).unwrap_or_else(|_| message.to_owned())
 }
 
 /// `building at STEP "RUN make": exit status 2` → the step and what follows.
@@ -360,6 +462,43 @@ mod tests {
             of("Dockerfile: COPY a /: checking on sources under \"/c\": no such file"),
             FailureKind::Input
         );
+    }
+
+    #[test]
+    fn what_buildah_says_without_ids_is_known_from_what_a_step_says() {
+        let of = |lines: &[&str]| unmapped(&heard(lines).text());
+        let none = [
+            "error setting supplemental groups list: operation not permittedsubprocess exited with status 1",
+            "Error: building at STEP \"RUN /bin/sh -c echo hi\": exit status 1",
+        ];
+        assert_eq!(of(&none), Some(Unmapped::NoIds));
+        let owner = "Error: building at STEP \"COPY --chown=1:1 a /x\": storing \"/c/a\": error during bulk transfer: copier: put: error setting ownership of \"/x\" to 1:1: lchown /x: invalid argument";
+        assert_eq!(of(&[owner]), Some(Unmapped::NoIds));
+        let program = "time=\"t\" level=error msg=\"finding newgidmap: exec: \\\"newgidmap\\\": executable file not found in $PATH\"";
+        assert_eq!(of(&[program]), Some(Unmapped::NoProgram));
+        let refused = "time=\"t\" level=warning msg=\"Error running newuidmap: exit status 1: newuidmap: write to uid_map failed: Operation not permitted\"";
+        assert_eq!(of(&[refused, none[0]]), Some(Unmapped::Refused));
+        let tar = "tar: x: Cannot change ownership to uid 5, gid 5: Invalid argument";
+        assert_eq!(of(&[tar]), Some(Unmapped::NoIds));
+        for own in ["dd: invalid argument", "chown: /x: Operation not permitted"] {
+            assert_eq!(of(&[own, "Error: exit status 1"]), None, "{own}");
+        }
+    }
+
+    #[test]
+    fn the_cause_is_quoted_and_neither_warnings_nor_what_follows_it() {
+        let warning = "time=\"t\" level=warning msg=\"Found no UID ranges\"";
+        let logged = "time=\"t\" level=error msg=\"finding \\\"x\\\"\"";
+        let after = "time=\"t\" level=error msg=\"(Unable to determine exit status)\"";
+        for (lines, told) in [
+            (&["Error: a: b", logged, warning][..], "a: b"),
+            (&[warning, logged, after], "finding \"x\""),
+            (&["plain", warning], "plain"),
+            (&[warning], warning),
+            (&[], ""),
+        ] {
+            assert_eq!(cause(lines.iter().copied()), told, "{lines:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!               /driver       which storage driver works here
 //!               /mounts       what `RUN --mount=type=cache` keeps
 //!               /known_hosts  keys of SSH hosts that were met
-//!               /runs/JOB.RUN/{mark,programs,cgroup,source,git,home,tmp,…}
+//!               /runs/JOB.RUN/{mark,programs,cgroup,shortcut,source,git,home,tmp,…}
 //! ```
 
 use std::{
@@ -22,6 +22,9 @@ use rustix::fs::FlockOperation;
 
 use super::{halt::Halt, session::Session, work::Work};
 use crate::state::lock::try_flock;
+
+/// Where a run writes down its short way to its temporary files.
+const SHORTCUT: &str = "shortcut";
 
 /// The folder of a store's own things.
 #[derive(Clone, Debug)]
@@ -144,11 +147,49 @@ impl Place {
     }
 }
 
+impl Place {
+    /// A short way to the folder of temporary files, for a program that makes sockets there: the path of one has 107 bytes at
+    /// most, unix(7), and that of the folder alone may have as many.
+    pub(super) fn shortcut(&self) -> Result<PathBuf, Halt> {
+        let mut names = (0..16).map(|number| {
+            let pid = std::process::id();
+            PathBuf::from(format!("/tmp/buildctl.{pid}.{number}"))
+        });
+        // Whoever else has made one, it is not used: only what this makes is this one's.
+        let made = names.find_map(|way| {
+            let made = DirBuilder::new().mode(0o700).create(&way);
+            let is_taken =
+                matches!(&made, Err(error) if error.kind() == io::ErrorKind::AlreadyExists);
+            (!is_taken).then(|| made.map(|()| way))
+        });
+        let made = made.unwrap_or_else(|| Err(io::ErrorKind::AlreadyExists.into()));
+        let way = made.map_err(|error| Halt::io("/tmp/buildctl.*", &error))?;
+        let link = way.join("t");
+        self.keep(SHORTCUT, way.as_os_str().as_encoded_bytes())?;
+        std::os::unix::fs::symlink(self.file("tmp"), &link)
+            .map_err(|error| Halt::io(link.display(), &error))?;
+        Ok(link)
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         // What cannot be removed is found by the next run that is alone in the store.
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = discard(&self.folder);
     }
+}
+
+/// Removes a run's folder, and the short way to it if there is one.
+pub(super) fn discard(folder: &Path) -> io::Result<()> {
+    if let Ok(way) = fs::read_to_string(folder.join(SHORTCUT)) {
+        let link = Path::new(&way).join("t");
+        // By now it may be that of another run.
+        if fs::read_link(&link).is_ok_and(|to| to.starts_with(folder)) {
+            let _ = fs::remove_file(link);
+            let _ = fs::remove_dir(way);
+        }
+    }
+    fs::remove_dir_all(folder)
 }
 
 /// Follows `below` from `root`; what is not inside of it is refused, symbolic links included.

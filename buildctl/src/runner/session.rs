@@ -32,6 +32,8 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 pub(super) const DIRECT: [i32; 2] = [8, 9];
 /// How many of a program's last lines of errors are kept to explain its end.
 const LAST_ERRORS: usize = 30;
+/// How much of such a line is kept, in characters.
+const LONGEST: usize = 2000;
 
 /// Variables that programs get, if there are such; all others of this process (tokens, the work itself) they do not.
 const PASSED: &[&str] = &[
@@ -201,12 +203,25 @@ impl Heard {
         if self.errors.len() == LAST_ERRORS {
             self.errors.pop_front();
         }
-        self.errors.push_back(text.chars().take(2000).collect());
+        self.errors.push_back(shortened(text));
     }
 
     /// All of its last errors, for looking something up in them.
     pub(super) fn text(&self) -> String {
         self.errors.iter().cloned().collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A line without what nobody reads of it: Buildah prints all of a request that its copier could not fulfil before it says why.
+fn shortened(text: &str) -> String {
+    const REQUEST: &str = " for copier.request{";
+    let begin = text.find(REQUEST);
+    match begin.zip(text.rfind("}: copier: ")) {
+        Some((begin, end)) if begin < end => {
+            let (before, why) = (&text[..begin], &text[end + 1..]);
+            before.chars().chain(why.chars()).take(LONGEST).collect()
+        }
+        _ => text.chars().take(LONGEST).collect(),
     }
 }
 

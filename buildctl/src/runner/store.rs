@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
+    explain,
     halt::Halt,
     place::{self, Ground},
     session::{Call, Session},
@@ -198,7 +199,7 @@ impl Buildah {
         let containers = self.containers(folder, &name);
         self.remove(session, &containers)?;
         // What stays is tried again by the next one.
-        let _ = fs::remove_dir_all(folder);
+        let _ = place::discard(folder);
         Ok(())
     }
 
@@ -365,11 +366,16 @@ fn probe(session: &mut Session<'_>, buildah: &Buildah) -> Result<Result<PathBuf,
             "disk full: Buildah cannot open its storage",
         ));
     }
+    if let Some(lack) = explain::lack(session, &ended.heard) {
+        return Err(explain::lack_of(&lack, "the opening of its storage"));
+    }
     let info: Option<Value> = serde_json::from_slice(&ended.output).ok();
     let root = info.and_then(|info| Some(PathBuf::from(info["store"]["GraphRoot"].as_str()?)));
     match root {
         Some(root) if ended.status.success() => Ok(Ok(root)),
-        _ => Ok(Err(ended.heard.errors.back().cloned().unwrap_or_default())),
+        _ => Ok(Err(explain::cause(
+            ended.heard.errors.iter().map(String::as_str),
+        ))),
     }
 }
 

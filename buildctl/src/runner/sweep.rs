@@ -88,7 +88,7 @@ fn swept(session: &mut Session<'_>) -> Result<Swept, Halt> {
     if !alone {
         buildah.remove(session, &containers)?;
     }
-    match fs::remove_dir_all(&folder) {
+    match place::discard(&folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(Halt::io(folder.display(), &error));
         }

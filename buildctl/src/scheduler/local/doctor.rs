@@ -1,7 +1,10 @@
 //! What of this machine local builds need, whether it is there, and how to mend it. Everything is tried rather than guessed
 //! where that is quick: a store is made with each driver, a file is written to the state.
 
+mod advisories;
+
 use std::{
+    ffi::OsString,
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -16,8 +19,10 @@ use rustix::{
     process::{Pid, PidfdFlags, geteuid, pidfd_open},
 };
 
-use super::{LocalConfig, process::find};
+use super::LocalConfig;
 use crate::{
+    account::{self, Lack},
+    runner,
     scheduler::SchedulerError,
     state::{StateRoot, file},
 };
@@ -31,7 +36,7 @@ const TOO_LITTLE: u64 = 512 << 20;
 
 /// Whether runs can be started now; quick enough to be asked every second.
 pub(super) fn healthy(root: &StateRoot) -> Result<(), SchedulerError> {
-    if find("buildah", std::env::var_os("PATH")).is_none() {
+    if find("buildah").is_none() {
         return Err(SchedulerError::Unreachable {
             place: "buildah".to_owned(),
             why: "it is not in PATH; install the package `buildah`".to_owned(),
@@ -45,11 +50,12 @@ pub(super) fn findings(config: &LocalConfig) -> Vec<Finding> {
     let mut findings = vec![
         state(config),
         disk(&config.root),
-        program("git", "install the package `git`"),
-        program("buildah", "install the package `buildah`"),
+        program("git", "install the package `git`").1,
     ];
-    if find("buildah", std::env::var_os("PATH")).is_some() {
-        findings.push(storage(config));
+    let (version, buildah) = program("buildah", "install the package `buildah`");
+    findings.push(buildah);
+    if let Some(version) = version {
+        findings.extend([advisories::of_buildah(&version), storage(config)]);
     }
     if config.isolation.as_deref() == Some("oci") {
         findings.push(runtime());
@@ -57,7 +63,7 @@ pub(super) fn findings(config: &LocalConfig) -> Vec<Finding> {
     if !geteuid().is_root() {
         findings.extend([mappings(), mapping_programs(), namespaces()]);
     }
-    findings.extend([cgroups(Path::new("/sys/fs/cgroup")), inotify()]);
+    findings.extend([cgroups(&runner::memory_is_held()), inotify()]);
     findings
 }
 
@@ -95,26 +101,31 @@ fn disk(root: &Path) -> Finding {
     }
 }
 
-fn program(name: &'static str, mend: &str) -> Finding {
-    let Some(path) = find(name, std::env::var_os("PATH")) else {
-        return Finding::fail(name, "it is not in PATH", mend);
+fn find(name: &str) -> Option<PathBuf> {
+    account::program(name, std::env::var_os("PATH").as_deref())
+}
+
+/// Whether a program is there, and what it says of its version.
+fn program(name: &'static str, mend: &str) -> (Option<String>, Finding) {
+    let Some(path) = find(name) else {
+        return (None, Finding::fail(name, "it is not in PATH", mend));
     };
     match run(Command::new(&path).arg("--version")) {
         Ok(said) => {
             let version = said.lines().next().unwrap_or_default();
-            Finding::ok(name, format!("{version} ({})", path.display()))
+            let finding = Finding::ok(name, format!("{version} ({})", path.display()));
+            (Some(said), finding)
         }
-        Err(why) => Finding::fail(name, format!("{}: {why}", path.display()), mend),
+        Err(why) => {
+            let finding = Finding::fail(name, format!("{}: {why}", path.display()), mend);
+            (None, finding)
+        }
     }
 }
 
 fn runtime() -> Finding {
     const CHECK: &str = "runtime";
-    let path = std::env::var_os("PATH");
-    match ["crun", "runc"]
-        .iter()
-        .find_map(|name| find(name, path.clone()))
-    {
+    match ["crun", "runc"].into_iter().find_map(find) {
         Some(path) => Finding::ok(CHECK, path.display().to_string()),
         None => Finding::fail(
             CHECK,
@@ -148,10 +159,26 @@ fn storage(config: &LocalConfig) -> Finding {
             Err(why) => refusals.push(format!("{driver}: {why}")),
         }
     }
-    Finding::fail(
-        CHECK,
-        refusals.join("; "),
-        "see `buildah info`; as an ordinary user, ranges in /etc/subuid and /etc/subgid are needed",
+    refusals.dedup_by(|one, other| cause_of(one) == cause_of(other));
+    let says = refusals.join("; ");
+    Finding::fail(CHECK, says, mend_storage())
+}
+
+/// A refusal without the driver whose it is.
+fn cause_of(refusal: &str) -> &str {
+    refusal.split_once(": ").map_or(refusal, |(_, why)| why)
+}
+
+/// What an ordinary user may lack comes first, because no driver works without it.
+fn mend_storage() -> String {
+    let lacks = || {
+        let path: Option<OsString> = std::env::var_os("PATH");
+        account::mappers(path.as_deref()).or_else(|| account::ranges().err())
+    };
+    let lack = (!geteuid().is_root()).then(lacks).flatten();
+    lack.map_or_else(
+        || "see `buildah info`, and name a driver in `local.storage_driver`".to_owned(),
+        |lack| format!("{}: {}", lack.what, lack.mend),
     )
 }
 
@@ -202,73 +229,20 @@ impl Drop for Probe {
 /// Whether the account has ranges of subordinate ids; rootless containers consist of them, `user_namespaces(7)`.
 fn mappings() -> Finding {
     const CHECK: &str = "subids";
-    const FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
-    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let uid = geteuid().as_raw().to_string();
-    let name = account(&uid).unwrap_or_else(|| uid.clone());
-    let missing: Vec<_> = FILES
-        .into_iter()
-        .filter(|path| !has_range(&text(path), &name, &uid))
-        .collect();
-    match missing[..] {
-        [] => Finding::ok(
+    match account::ranges() {
+        Ok(name) => Finding::ok(
             CHECK,
             format!("{name} has ranges in /etc/subuid and /etc/subgid"),
         ),
-        _ => Finding::fail(
-            CHECK,
-            format!("{name} has no range of 65536 in {}", missing.join(" and ")),
-            add_ranges(first_free(&FILES.map(&text).concat()), &name),
-        ),
+        Err(Lack { what, mend }) => Finding::fail(CHECK, what, mend),
     }
-}
-
-fn account(uid: &str) -> Option<String> {
-    let passwd = fs::read_to_string("/etc/passwd").ok()?;
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == uid).then(|| name.to_owned())
-    })
-}
-
-fn add_ranges(first: u64, name: &str) -> String {
-    let range = format!("{first}-{}", first + 65535);
-    format!("usermod --add-subuids {range} --add-subgids {range} {name}")
-}
-
-/// Where a range can begin that nobody has.
-fn first_free(file: &str) -> u64 {
-    let ends = file.lines().filter_map(|line| {
-        let mut numbers = line.split(':').skip(1).map(str::parse::<u64>);
-        numbers.next()?.ok()?.checked_add(numbers.next()?.ok()?)
-    });
-    ends.max().unwrap_or_default().max(100_000)
-}
-
-fn has_range(file: &str, name: &str, uid: &str) -> bool {
-    let ranges = file.lines().filter_map(|line| {
-        let (who, range) = line.split_once(':')?;
-        let count = range.split_once(':')?.1.trim().parse::<u64>().ok()?;
-        (who == name || who == uid).then_some(count)
-    });
-    ranges.sum::<u64>() >= 65536
 }
 
 fn mapping_programs() -> Finding {
     const CHECK: &str = "newuidmap";
-    let path = std::env::var_os("PATH");
-    let missing: Vec<_> = ["newuidmap", "newgidmap"]
-        .into_iter()
-        .filter(|name| find(name, path.clone()).is_none())
-        .collect();
-    match missing[..] {
-        [] => Finding::ok(CHECK, "newuidmap and newgidmap are there"),
-        _ => Finding::fail(
-            CHECK,
-            format!("{} not in PATH", missing.join(", ")),
-            "install the package `uidmap`",
-        ),
+    match account::mappers(std::env::var_os("PATH").as_deref()) {
+        None => Finding::ok(CHECK, "newuidmap and newgidmap are there"),
+        Some(Lack { what, mend }) => Finding::fail(CHECK, what, mend),
     }
 }
 
@@ -312,25 +286,28 @@ fn namespaces() -> Finding {
     Finding::ok(CHECK, "ordinary users may make user namespaces")
 }
 
-/// Whether runs can be held to their memory.
-fn cgroups(mount: &Path) -> Finding {
+/// Which limits hold, by what came of an attempt to hold a program to its memory.
+fn cgroups(attempt: &io::Result<&'static str>) -> Finding {
     const CHECK: &str = "cgroups";
-    const MEND: &str = "delegate the memory controller to the service (systemd: `Delegate=yes`)";
-    if let Ok(controllers) = fs::read_to_string(mount.join("cgroup.controllers")) {
-        return if controllers.split_whitespace().any(|name| name == "memory") {
-            Finding::ok(CHECK, "version 2, with the memory controller")
-        } else {
-            Finding::warn(CHECK, "version 2, without the memory controller", MEND)
-        };
+    const NEVER: &str = "those of processor and disk hold on Nomad only";
+    match attempt {
+        Ok(version) => Finding::ok(
+            CHECK,
+            format!("limits of memory hold (control groups of {version}); {NEVER}"),
+        ),
+        Err(error) => Finding::warn(
+            CHECK,
+            format!("limits of memory do not hold: {error}; {NEVER}"),
+            match error.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    "run it as root, or, with control groups of version 2, in a systemd service or scope with `Delegate=yes`"
+                }
+                _ => {
+                    "have the kernel offer the memory controller (`cgroup_enable=memory`), and systemd delegate it (`Delegate=yes`)"
+                }
+            },
+        ),
     }
-    if mount.join("memory").is_dir() {
-        return Finding::ok(CHECK, "version 1, with the memory controller");
-    }
-    Finding::warn(
-        CHECK,
-        "there is no memory controller, so limits of memory are not kept to",
-        MEND,
-    )
 }
 
 /// Every process of ours has one instance, with a watch or two.
@@ -355,13 +332,13 @@ fn inotify() -> Finding {
     }
 }
 
-/// What a program says, or why it failed: the end of what it said.
+/// What a program says on its standard output, or why it failed, by what it says elsewhere.
 fn run(command: &mut Command) -> Result<String, String> {
-    let (mut said, speaks) = io::pipe().map_err(|error| error.to_string())?;
-    let also = speaks.try_clone().map_err(|error| error.to_string())?;
-    command.stdin(Stdio::null()).stdout(speaks).stderr(also);
+    let piped = || io::pipe().map_err(|error| error.to_string());
+    let ((answer, answers), (words, speaks)) = (piped()?, piped()?);
+    command.stdin(Stdio::null()).stdout(answers).stderr(speaks);
     let mut child = command.spawn().map_err(|error| error.to_string())?;
-    // Our copies of the pipe's end, or it would not end.
+    // Our copies of the pipes' ends, or they would not end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     if !has_ended(&child) {
         let _ = child.kill();
@@ -369,18 +346,26 @@ fn run(command: &mut Command) -> Result<String, String> {
         return Err(format!("no answer within {LIMIT:?}"));
     }
     let status = child.wait().map_err(|error| error.to_string())?;
-    // What it said fits into the pipe, or it would not have ended; something that it left running may hold the other end.
+    let (answer, words) = (text_in(answer), text_in(words));
+    if status.success() {
+        return Ok(answer);
+    }
+    match runner::cause(words.lines()) {
+        cause if cause.is_empty() => Err(format!("it ended with {status} and said nothing")),
+        cause => Err(cause),
+    }
+}
+
+/// What a program that has ended left in a pipe. It fits, or the program would not have ended; something that it left running
+/// may hold the other end, so that there is no waiting for more.
+fn text_in(mut pipe: io::PipeReader) -> String {
     let mut bytes = vec![0; 64 << 10];
-    let length = if has_something(&said) {
-        said.read(&mut bytes).unwrap_or_default()
+    let length = if has_something(&pipe) {
+        pipe.read(&mut bytes).unwrap_or_default()
     } else {
         0
     };
-    let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
-    if status.success() {
-        return Ok(text);
-    }
-    Err(text.trim().lines().last().unwrap_or("it failed").to_owned())
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
 }
 
 fn has_ended(child: &std::process::Child) -> bool {
@@ -411,40 +396,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_counts_for_its_account_only_and_has_to_be_large_enough() {
-        let file = "build:100000:65536\n1001:200000:65536\nsmall:1:1000\n";
-        assert!(has_range(file, "build", "1000"));
-        assert!(has_range(file, "other", "1001"));
-        assert!(!has_range(file, "small", "1002"));
-        assert!(!has_range(file, "buil", "100"));
-    }
-
-    #[test]
-    fn a_new_range_is_nobody_elses() {
-        assert_eq!(first_free(""), 100_000);
-        assert_eq!(first_free("a:100000:65536\nb:300000:65536\n# c\n"), 365_536);
-        assert_eq!(
-            add_ranges(100_000, "me"),
-            "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 me"
+    fn limits_are_said_to_hold_only_where_they_do() {
+        let held = cgroups(&Ok("version 2"));
+        assert_eq!(held.verdict, Verdict::Ok);
+        assert!(held.says.contains("processor and disk hold on Nomad only"));
+        let denied = io::Error::new(io::ErrorKind::PermissionDenied, "cannot make /x: denied");
+        let denied = cgroups(&Err(denied));
+        assert_eq!(denied.verdict, Verdict::Warn);
+        assert!(
+            denied
+                .says
+                .starts_with("limits of memory do not hold: cannot make /x: denied")
         );
-    }
-
-    #[test]
-    fn a_controller_is_looked_for_where_each_version_has_it() {
-        let (v2, v1, none) = (tempdir(), tempdir(), tempdir());
-        fs::write(v2.path().join("cgroup.controllers"), "cpu io memory\n").unwrap();
-        fs::create_dir(v1.path().join("memory")).unwrap();
-        let verdicts = [&v2, &v1, &none].map(|folder| cgroups(folder.path()).verdict);
-        assert_eq!(verdicts, [Verdict::Ok, Verdict::Ok, Verdict::Warn]);
+        assert!(denied.mend.unwrap().contains("Delegate=yes"));
+        let absent = cgroups(&Err(io::Error::other(
+            "there is no memory controller to use",
+        )));
+        assert!(absent.mend.unwrap().contains("cgroup_enable=memory"));
     }
 
     #[test]
     fn a_program_that_fails_is_quoted_and_one_that_is_missing_named() {
-        let said = run(Command::new("sh").args(["-c", "echo a; echo b >&2; exit 3"]));
-        assert_eq!(said, Err("b".to_owned()));
-        let said = run(Command::new("sh").args(["-c", "echo fine"]));
-        assert_eq!(said, Ok("fine\n".to_owned()));
-        let finding = program("no-such-program", "install it");
+        let shell = |script: &str| run(Command::new("sh").args(["-c", script]));
+        assert_eq!(shell("echo a; echo b >&2; exit 3"), Err("b".to_owned()));
+        let warned = "echo 'time=\"t\" level=warning msg=\"w\"' >&2";
+        let said = shell(&format!("echo 'Error: cause' >&2; {warned}; exit 3"));
+        assert_eq!(said, Err("cause".to_owned()));
+        let said = shell(&format!("{warned}; echo fine"));
+        assert_eq!(said, Ok("fine\n".to_owned()), "a warning is no answer");
+        let said = shell("exit 3").unwrap_err();
+        assert!(said.contains("said nothing"), "{said}");
+        let (_, finding) = program("no-such-program", "install it");
         assert_eq!(finding.verdict, Verdict::Fail);
     }
 
@@ -490,7 +472,7 @@ mod tests {
 
     #[test]
     fn a_store_is_made_and_leaves_nothing() {
-        if find("buildah", std::env::var_os("PATH")).is_none() {
+        if find("buildah").is_none() {
             println!("skipped: buildah is missing");
             return;
         }

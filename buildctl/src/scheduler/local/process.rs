@@ -1,7 +1,7 @@
 //! Processes that are told from others by more than a number: a pid, when it began, and in which boot of the machine. Numbers
 //! are used again; nothing is signalled that is not the very process that was started.
 
-use std::{fs, io, os::fd::OwnedFd, path::Path};
+use std::{fs, io, os::fd::OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -204,19 +204,6 @@ pub fn keep_descriptors_from_children() {
             libc::CLOSE_RANGE_CLOEXEC,
         )
     };
-}
-
-/// Whether a program can be found: a path, or a name in `path`.
-pub(super) fn find(program: &str, path: Option<std::ffi::OsString>) -> Option<std::path::PathBuf> {
-    let is_program = |path: &Path| {
-        rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() && path.is_file()
-    };
-    if program.contains('/') {
-        return Some(program.into()).filter(|path: &std::path::PathBuf| is_program(path));
-    }
-    std::env::split_paths(&path?)
-        .map(|folder| folder.join(program))
-        .find(|path| is_program(path))
 }
 
 #[cfg(test)]
