@@ -21,6 +21,9 @@ use serde::{Deserialize, Serialize, Serializer, de};
 pub use file::rendered;
 pub use lookup::{Environment, Found, LookupError, look_up, look_up_one};
 
+/// The field with a private key.
+pub(crate) const SSH_KEY: &str = "ssh_key";
+
 /// Where a credential is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SecretRef {

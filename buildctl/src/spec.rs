@@ -19,6 +19,10 @@ use crate::{
 pub(crate) const PREPROCESSED: &str = "ends in `.in`: Buildah would have the C preprocessor read it outside of any container, \
     and with it whatever file it includes; give it another name";
 
+/// The label that makes annotations take effect: Buildah takes an image from its cache whatever annotations it has, unless there
+/// is a step that is new. It holds a hash of them.
+pub(crate) const ANNOTATED: &str = "buildctl.annotations";
+
 /// A job's work, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
@@ -93,6 +97,83 @@ pub struct BuildOptions {
     /// Secrets for `RUN --mount=type=secret,id=…`: id → where.
     #[serde(default)]
     pub secrets: BTreeMap<String, SecretRef>,
+    /// SSH keys for `RUN --mount=type=ssh,id=…`: id → where.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ssh: BTreeMap<String, SecretRef>,
+    /// Further contexts, by the names under which steps refer to them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub contexts: BTreeMap<String, BuildContext>,
+    /// Annotations of the image's manifest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Whether all layers of the build become one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub squash: bool,
+    /// Where cached layers are looked for and kept, besides the store.
+    #[serde(default, skip_serializing_if = "RemoteCache::is_none")]
+    pub cache: RemoteCache,
+    /// The network of `RUN` steps; none for Buildah's choice, which depends on how they are isolated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+}
+
+/// A further context of a build.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildContext {
+    /// A folder below the source; empty for all of it.
+    Path(String),
+    /// An image.
+    Image(Reference),
+}
+
+/// Cached layers in a registry: Buildah keeps each in an image of its own, with the step's hash for a tag. They are in the
+/// registry that the job publishes in, whose credentials are the job's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteCache {
+    /// Where to look for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<Repository>,
+    /// Where to keep them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub to: Vec<Repository>,
+    /// How old those that are used may be; none for any age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Duration>,
+}
+
+impl RemoteCache {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// All of its repositories.
+    pub fn repositories(&self) -> impl Iterator<Item = &Repository> {
+        self.from.iter().chain(&self.to)
+    }
+}
+
+/// The network of a build's steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// None but the step's own loopback.
+    None,
+    /// One of its own, with a way out.
+    Private,
+    /// The machine's.
+    Host,
+}
+
+impl Network {
+    /// What Buildah and users call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Private => "private",
+            Self::Host => "host",
+        }
+    }
 }
 
 /// How to test.

@@ -213,6 +213,47 @@ pub struct JobConfig {
         skip_serializing_if = "BTreeMap::is_empty"
     )]
     pub build_secrets: BTreeMap<String, String>,
+    /// SSH keys for `RUN --mount=type=ssh,id=…`: id → reference.
+    #[serde(
+        deserialize_with = "words::map",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub build_ssh: BTreeMap<String, String>,
+    /// Further contexts, for `COPY --from=NAME` and `FROM NAME`: name → a path in the repository, or `docker-image://IMAGE`.
+    #[serde(
+        deserialize_with = "words::map",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub build_contexts: BTreeMap<String, String>,
+    /// Annotations of the image's manifest.
+    #[serde(
+        deserialize_with = "words::map",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub annotations: BTreeMap<String, String>,
+    /// Make one layer of all that the build adds.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub squash: bool,
+    /// Repositories of the image's registry to take cached layers from.
+    #[serde(
+        deserialize_with = "words::list",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schemars(with = "schema::Words")]
+    pub cache_from: Vec<String>,
+    /// Repositories of the image's registry to keep cached layers in.
+    #[serde(
+        deserialize_with = "words::list",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schemars(with = "schema::Words")]
+    pub cache_to: Vec<String>,
+    /// How old cached layers of `cache_from` may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_ttl: Option<Nanoseconds>,
+    /// The network of `RUN` steps: `none`, `private`, `host` [default: that of the service's isolation].
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub network: String,
     /// What to do while another job works on the same image and ref; the service's decision if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_conflict: Option<Conflict>,

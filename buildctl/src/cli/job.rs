@@ -1,6 +1,8 @@
 //! What to build, as a command line says it: a directory, a URL, a job file, and flags over all of it. Whether it makes a job is
 //! [`crate::spec`]'s matter.
 
+mod options;
+
 use std::{
     io::{self, IsTerminal},
     path::{Path, PathBuf},
@@ -10,8 +12,10 @@ use std::{
 use clap::{Args, ValueHint};
 use runyard_common::{duration, exit::Exit, http::is_loopback, report::Failure};
 
+use self::options::OptionArgs;
 use super::environment;
 use crate::{
+    account,
     api::JobConfig,
     jobfile::{self, Input},
     names::{Reference, Repository, Version},
@@ -63,29 +67,8 @@ pub(super) struct JobArgs {
     #[arg(long, value_name = "PATH")]
     context: Option<String>,
 
-    /// Stage of the Dockerfile to build
-    #[arg(long, value_name = "STAGE")]
-    target: Option<String>,
-
-    /// Platform to build for, as in linux/arm64
-    #[arg(long, value_name = "PLATFORM")]
-    platform: Option<String>,
-
-    /// Value of an ARG; shows in the image's history
-    #[arg(long = "build-arg", value_name = "NAME=VALUE", value_parser = pair)]
-    build_args: Vec<(String, String)>,
-
-    /// Label of the image
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = pair)]
-    labels: Vec<(String, String)>,
-
-    /// Secret for `RUN --mount=type=secret,id=ID`: where it is, never itself
-    #[arg(long = "secret", value_name = "ID=REF", value_parser = pair)]
-    secrets: Vec<(String, String)>,
-
-    /// Forget cached layers first
-    #[arg(long, visible_alias = "no-cache")]
-    clear_cache: bool,
+    #[command(flatten)]
+    options: OptionArgs,
 
     #[command(flatten)]
     test: TestArgs,
@@ -198,13 +181,8 @@ impl JobArgs {
         };
         given(&self.dockerfile, &mut config.dockerfile_path);
         given(&self.context, &mut config.dockerfile_context);
-        given(&self.target, &mut config.target);
-        given(&self.platform, &mut config.platform);
         given(&self.owner, &mut config.owner);
-        config.build_args.extend(self.build_args.iter().cloned());
-        config.labels.extend(self.labels.iter().cloned());
-        config.build_secrets.extend(self.secrets.iter().cloned());
-        config.clear_cache |= self.clear_cache;
+        self.options.apply(&mut config);
         if config.owner.trim().is_empty() {
             config.owner = user();
         }
@@ -456,17 +434,8 @@ fn user() -> String {
     let uid = rustix::process::getuid().as_raw();
     named("USER")
         .or_else(|| named("LOGNAME"))
-        .or_else(|| account(&std::fs::read_to_string("/etc/passwd").ok()?, uid))
+        .or_else(|| account::name_of(uid))
         .unwrap_or_else(|| format!("uid-{uid}"))
-}
-
-/// The account of a user, as passwd(5) lists it.
-fn account(list: &str, uid: u32) -> Option<String> {
-    let mut entries = list.lines().map(|line| line.split(':'));
-    entries.find_map(|mut fields| {
-        let name = fields.next().filter(|name| !name.is_empty())?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    })
 }
 
 #[cfg(test)]
@@ -594,13 +563,6 @@ mod tests {
             failure.message().contains("--ref is for Git URLs"),
             "{failure}"
         );
-    }
-
-    #[test]
-    fn the_user_is_the_one_of_the_number() {
-        let list = "root:x:0:0::/root:/bin/sh\nbroken\nme:x:1000:1000::/:/bin/sh\n";
-        assert_eq!(account(list, 1000).as_deref(), Some("me"));
-        assert_eq!(account(list, 7), None);
     }
 
     #[test]

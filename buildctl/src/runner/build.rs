@@ -1,6 +1,8 @@
 //! The build: fetch the source, let Buildah build it, push the image under its temporary name, and say which digest the registry
 //! has. Nothing is tagged in the store: an image is known by its id, so that builds that share a store cannot mix theirs up.
 
+mod flags;
+
 use std::{
     ffi::OsString,
     fmt::Write as _,
@@ -10,8 +12,12 @@ use std::{
     time::Duration,
 };
 
+use runyard_common::secret::Secret;
+use sha2::{Digest as _, Sha256};
+
 use super::{
-    credentials, explain, git,
+    credentials::{self, BuildSecrets},
+    explain, git,
     halt::Halt,
     place::{Ground, Place, inside},
     session::{Call, Session},
@@ -19,10 +25,11 @@ use super::{
     work::{Credential, Registries},
 };
 use crate::{
-    names::{Digest, Reference, Version},
+    hex::hex,
+    names::{Digest, Reference, Repository, Version},
     phase::{Built, Outcome},
     registry::{Options, Registry, Removal},
-    spec::{BuildOptions, PREPROCESSED, Source},
+    spec::{ANNOTATED, BuildContext, BuildOptions, PREPROCESSED, RemoteCache, Source},
 };
 
 /// The id of the build secret that marks every container of a build as its run's. It holds nothing; its path is the mark, because
@@ -144,7 +151,11 @@ fn work(session: &mut Session<'_>, workshop: &Workshop, build: &Build<'_>) -> Re
     let fetched = git::fetch(session, place, build.source, build.git_credentials)?;
     let secrets = credentials::of_build(session, build.options)?;
     let host = build.temporary.repository.host();
-    let auths = credentials::auths(session, &[host])?;
+    let cache = build.options.cache.repositories();
+    let hosts: Vec<&str> = std::iter::once(host)
+        .chain(cache.map(Repository::host))
+        .collect();
+    let auths = credentials::auths(session, &hosts)?;
     let login = if auths.is_empty() {
         None
     } else {
@@ -183,7 +194,7 @@ fn bud(
     build: &Build<'_>,
     source: &Path,
     login: Option<&Path>,
-    secrets: &[(String, runyard_common::secret::Secret)],
+    secrets: &BuildSecrets,
 ) -> Result<String, Halt> {
     let options = build.options;
     let dockerfile = inside(source, &options.dockerfile, "the Dockerfile")?;
@@ -194,11 +205,12 @@ fn bud(
     })?;
     let Workshop { buildah, place, .. } = workshop;
     let registries = &session.work.registries;
-    let mut files = Vec::new();
-    for (index, (id, value)) in secrets.iter().enumerate() {
-        let path = place.keep(&secret_file(index), value.expose().as_bytes())?;
-        files.push((id.as_str(), path));
-    }
+    flags::check(session, buildah, options)?;
+    let contexts = options.contexts.iter().map(|(name, context)| {
+        let what = format!("build_contexts.{name}:");
+        let place = context_place(context, |below| inside(source, below, &what))?;
+        Ok((name.as_str(), place))
+    });
     let iid = place.file("iid");
     let bud = Bud {
         registries: workshop.registries(registries)?,
@@ -209,11 +221,18 @@ fn bud(
         no_cache: workshop.no_cache,
         login: login.map(Path::to_owned),
         certificates: certificates(registries, build.temporary.repository.host()),
-        secrets: files,
+        secrets: kept(place, &secrets.plain, secret_file)?,
+        ssh: kept(place, &secrets.ssh, ssh_file)?,
+        contexts: contexts.collect::<Result<_, Halt>>()?,
     };
     let what = format!("--file {} {}", options.dockerfile, options.context);
     session.say(format!("build: buildah bud {}", what.trim_end()));
-    let ended = session.program(&bud.call(buildah, options))?;
+    let mut call = bud.call(buildah, options);
+    if !options.ssh.is_empty() {
+        // Its agents have their sockets there.
+        call = call.env("TMPDIR", place.shortcut()?);
+    }
+    let ended = session.program(&call)?;
     if !ended.status.success() {
         return Err(explain::build(
             session,
@@ -241,6 +260,35 @@ pub(super) fn secret_file(index: usize) -> String {
     format!("secrets/{index}")
 }
 
+/// The file of an SSH key, in the run's folder.
+pub(super) fn ssh_file(index: usize) -> String {
+    format!("secrets/ssh-{index}")
+}
+
+/// Writes secrets to files that only the run can read.
+fn kept<'s>(
+    place: &Place,
+    secrets: &'s [(String, Secret)],
+    file: impl Fn(usize) -> String,
+) -> Result<Vec<(&'s str, PathBuf)>, Halt> {
+    let keep = |(index, (id, value)): (usize, &'s (String, Secret))| {
+        let path = place.keep(&file(index), value.expose().as_bytes())?;
+        Ok((id.as_str(), path))
+    };
+    secrets.iter().enumerate().map(keep).collect()
+}
+
+/// What Buildah is told of a further context; `folder` finds one of the source.
+pub(super) fn context_place(
+    context: &BuildContext,
+    folder: impl FnOnce(&str) -> Result<PathBuf, Halt>,
+) -> Result<OsString, Halt> {
+    Ok(match context {
+        BuildContext::Path(below) => folder(below)?.into(),
+        BuildContext::Image(image) => format!("docker-image://{image}").into(),
+    })
+}
+
 /// Everything that a call of `buildah bud` is made from, besides what the user wants of it.
 pub(super) struct Bud<'w> {
     /// Configuration of registries.
@@ -261,6 +309,10 @@ pub(super) struct Bud<'w> {
     pub(super) certificates: Option<PathBuf>,
     /// Ids of build secrets, and their files.
     pub(super) secrets: Vec<(&'w str, PathBuf)>,
+    /// Ids of SSH keys, and their files.
+    pub(super) ssh: Vec<(&'w str, PathBuf)>,
+    /// Names of further contexts, and where they are.
+    pub(super) contexts: Vec<(&'w str, OsString)>,
 }
 
 impl Bud<'_> {
@@ -286,6 +338,14 @@ impl Bud<'_> {
         }
         for (id, path) in &self.secrets {
             call = call.option("--secret", format!("id={id},src={}", path.display()));
+        }
+        for (id, path) in &self.ssh {
+            call = call.option("--ssh", format!("{id}={}", path.display()));
+        }
+        for (name, place) in &self.contexts {
+            let mut named = OsString::from(format!("{name}="));
+            named.push(place);
+            call = call.option("--build-context", named);
         }
         call.arg("--").arg(&self.context)
     }
@@ -318,6 +378,42 @@ fn with_options(mut call: Call, options: &BuildOptions) -> Call {
     }
     if let Some(platform) = &options.platform {
         call = call.option("--platform", platform);
+    }
+    if options.squash {
+        call = call.arg("--squash");
+    }
+    if let Some(network) = options.network {
+        call = call.option("--network", network.name());
+    }
+    with_cache(with_annotations(call, options), &options.cache)
+}
+
+/// Annotations are of the OCI's manifests only, whatever format the environment says.
+fn with_annotations(mut call: Call, options: &BuildOptions) -> Call {
+    if options.annotations.is_empty() {
+        return call;
+    }
+    let mut hash = Sha256::new();
+    call = call.option("--format", "oci");
+    for (name, value) in &options.annotations {
+        for text in [name, value] {
+            hash.update(text.len().to_be_bytes());
+            hash.update(text);
+        }
+        call = call.option("--annotation", format!("{name}={value}"));
+    }
+    call.option("--label", format!("{ANNOTATED}={}", hex(hash.finalize())))
+}
+
+fn with_cache(mut call: Call, cache: &RemoteCache) -> Call {
+    for repository in &cache.from {
+        call = call.option("--cache-from", repository.to_string());
+    }
+    for repository in &cache.to {
+        call = call.option("--cache-to", repository.to_string());
+    }
+    if let Some(ttl) = cache.ttl {
+        call = call.option("--cache-ttl", format!("{}s", ttl.as_secs()));
     }
     call
 }

@@ -1,10 +1,13 @@
 //! The command lines with which a run is carried out, without carrying it out: a pure look at its work, by the code that makes
 //! the calls. What is only known while it runs stands in capitals: `COMMIT`, `IMAGE`, and `STORE` for Buildah's own.
 
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use super::{
-    build::{Bud, certificates, push_call, secret_file},
+    build::{Bud, certificates, context_place, push_call, secret_file, ssh_file},
     git,
     place::Ground,
     session::Call,
@@ -12,7 +15,10 @@ use super::{
     test::{Test, from_call, run_call},
     work::{Registries, Task, Work},
 };
-use crate::spec::{BuildOptions, Source};
+use crate::{
+    secrets::SecretRef,
+    spec::{BuildOptions, Source},
+};
 
 /// The programs that `work` calls if everything goes well, in order, each as its arguments. None for what is done over the
 /// registry's API alone: publications and cleanups.
@@ -74,26 +80,38 @@ impl Sheet<'_> {
 
     fn bud(&self, tree: &Path, options: &BuildOptions, host: &str) -> Call {
         let Registries { insecure, .. } = &self.work.registries;
-        let secrets = options.secrets.keys().enumerate();
-        let secrets = secrets.map(|(index, id)| {
-            let file = self.folder.join(secret_file(index));
-            (id.as_str(), file)
+        let below = |path: &str| match path {
+            "" | "." => tree.to_owned(),
+            path => tree.join(path),
+        };
+        let contexts = options.contexts.iter().filter_map(|(name, context)| {
+            let place = context_place(context, |path| Ok(below(path))).ok()?;
+            Some((name.as_str(), place))
         });
         let bud = Bud {
             registries: (!insecure.is_empty()).then(|| self.folder.join("registries.conf")),
             iid: self.folder.join("iid"),
             mark: self.folder.join("mark"),
             dockerfile: tree.join(&options.dockerfile),
-            context: match options.context.as_str() {
-                "" | "." => tree.to_owned(),
-                below => tree.join(below),
-            },
+            context: below(&options.context),
             no_cache: false,
             login: self.login(),
             certificates: certificates(&self.work.registries, host),
-            secrets: secrets.collect(),
+            secrets: self.files(&options.secrets, secret_file),
+            ssh: self.files(&options.ssh, ssh_file),
+            contexts: contexts.collect(),
         };
         bud.call(&self.buildah, options)
+    }
+
+    /// Ids of secrets, and the files that they will be in.
+    fn files<'o>(
+        &self,
+        secrets: &'o BTreeMap<String, SecretRef>,
+        file: impl Fn(usize) -> String,
+    ) -> Vec<(&'o str, PathBuf)> {
+        let named = |(index, id): (usize, &'o String)| (id.as_str(), self.folder.join(file(index)));
+        secrets.keys().enumerate().map(named).collect()
     }
 
     fn test(&self) -> Vec<Call> {
@@ -140,7 +158,7 @@ impl Sheet<'_> {
     }
 
     /// Where logins are, if the work names any. Those of whoever runs this are there too.
-    fn login(&self) -> Option<std::path::PathBuf> {
+    fn login(&self) -> Option<PathBuf> {
         let named = self.work.registry_credentials.as_ref();
         named.map(|_| self.folder.join("auth.json"))
     }

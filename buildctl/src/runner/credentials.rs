@@ -1,6 +1,8 @@
 //! Credentials of a run: from where its work says they are to values that are masked in its log. Files are written by whoever
 //! hands them to a program.
 
+use std::collections::BTreeMap;
+
 use runyard_common::secret::Secret;
 
 use super::{
@@ -10,7 +12,7 @@ use super::{
 };
 use crate::{
     registry::{Auths, Login},
-    secrets::{Found, LookupError, look_up, look_up_one, rendered},
+    secrets::{Found, LookupError, SSH_KEY, SecretRef, look_up, look_up_one, rendered},
     spec::BuildOptions,
 };
 
@@ -75,20 +77,49 @@ pub(super) fn auths(session: &mut Session<'_>, hosts: &[&str]) -> Result<Auths, 
     Ok(auths)
 }
 
-/// The secrets of a build, by their ids.
+/// What a build's steps may be given, by its id.
+pub(super) struct BuildSecrets {
+    /// For `RUN --mount=type=secret`.
+    pub(super) plain: Vec<(String, Secret)>,
+    /// Private keys for `RUN --mount=type=ssh`.
+    pub(super) ssh: Vec<(String, Secret)>,
+}
+
+/// The secrets of a build.
 pub(super) fn of_build(
     session: &mut Session<'_>,
     options: &BuildOptions,
+) -> Result<BuildSecrets, Halt> {
+    let plain = values(session, &options.secrets, |id| id)?;
+    // A secret with several fields is one for Git, too.
+    let keys = values(session, &options.ssh, |_| SSH_KEY)?;
+    let whole = |(id, key): (String, Secret)| (id, Secret::new(with_end(key.expose())));
+    Ok(BuildSecrets {
+        plain,
+        ssh: keys.into_iter().map(whole).collect(),
+    })
+}
+
+/// A file of keys as OpenSSH wants it: its last line ends; templates and variables lose that.
+pub(super) fn with_end(text: &str) -> String {
+    format!("{}\n", text.replace("\r\n", "\n").trim_end())
+}
+
+/// Values by ids; `field` is what each is called in a secret of several.
+fn values<'o>(
+    session: &mut Session<'_>,
+    references: &'o BTreeMap<String, SecretRef>,
+    field: impl Fn(&'o str) -> &'o str,
 ) -> Result<Vec<(String, Secret)>, Halt> {
     let mut secrets = Vec::new();
-    for (id, at) in &options.secrets {
+    for (id, at) in references {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
         if id.is_empty() || !id.bytes().all(plain) || id == super::build::MARK {
             return Err(Halt::input(format!(
                 "`{id}` is no id of a build secret: letters, digits, `_`, `.` and `-`"
             )));
         }
-        let value = look_up_one(at, id, &session.environment)
+        let value = look_up_one(at, field(id), &session.environment)
             .map_err(|error| Halt::input(error.to_string()))?;
         session.log.mask.add(&value);
         secrets.push((id.clone(), value));

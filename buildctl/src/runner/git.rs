@@ -13,14 +13,17 @@ use std::{
 use runyard_common::secret::Secret;
 
 use super::{
-    credentials,
+    credentials::{self, with_end},
     halt::Halt,
     mask::percent,
     place::{Ground, Place},
     session::{Call, Ended, Session},
     work::Credential,
 };
-use crate::{secrets::Found, spec::Source};
+use crate::{
+    secrets::{Found, SSH_KEY},
+    spec::Source,
+};
 
 /// What was fetched.
 #[derive(Debug)]
@@ -382,7 +385,7 @@ fn ssh(ground: &Ground, place: &Place, found: Option<&Found>) -> Result<String, 
         " -o StrictHostKeyChecking={policy} -o UserKnownHostsFile={}",
         quoted(&file)
     );
-    if let Some(key) = found.and_then(|found| found.get("ssh_key")) {
+    if let Some(key) = found.and_then(|found| found.get(SSH_KEY)) {
         let file = place.keep("home/ssh_key", with_end(key.expose()).as_bytes())?;
         let _ = write!(
             command,
@@ -391,11 +394,6 @@ fn ssh(ground: &Ground, place: &Place, found: Option<&Found>) -> Result<String, 
         );
     }
     Ok(command)
-}
-
-/// OpenSSH wants the last line of a key to end; templates and variables lose that.
-fn with_end(text: &str) -> String {
-    format!("{}\n", text.replace("\r\n", "\n").trim_end())
 }
 
 /// A path as one word for the shell that Git starts its helpers with.

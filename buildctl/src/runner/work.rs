@@ -55,7 +55,7 @@ pub enum Task {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         git_credentials: Option<Credential>,
         /// How to build it.
-        options: BuildOptions,
+        options: Box<BuildOptions>,
         /// Where to push it to.
         temporary: Reference,
         /// Whether to forget cached layers first.

@@ -351,7 +351,7 @@ fn names_for_the_build_are_names() {
         config.platform = "linux/arm64/v8".into();
     });
     assert!(spec.is_ok(), "{spec:?}");
-    let wrong: [fn(&mut JobConfig); 9] = [
+    let wrong: [fn(&mut JobConfig); 16] = [
         |config| config.build_args = pairs(&[("A=B", "x")]),
         |config| config.build_args = pairs(&[("-A", "x")]),
         |config| config.build_args = pairs(&[("A", "x\0")]),
@@ -362,10 +362,108 @@ fn names_for_the_build_are_names() {
         |config| config.target = "--squash".into(),
         |config| config.platform = "linux".into(),
         |config| config.build_secrets = pairs(&[("a,src=/x", "secret/x")]),
+        // What buildctl says with it would be somebody else's word.
+        |config| config.labels = pairs(&[(ANNOTATED, "x")]),
+        |config| config.annotations = pairs(&[("a=b", "x")]),
+        |config| config.annotations = pairs(&[("-a", "x")]),
+        |config| config.annotations = pairs(&[("a", "x\ny")]),
+        |config| config.build_ssh = pairs(&[("a=/root/.ssh/id", "secret/x")]),
+        |config| config.build_ssh = pairs(&[("a", "env:SSH_AUTH_SOCK")]),
+        |config| config.build_contexts = pairs(&[("a=b", "docs")]),
     ];
     for (index, change) in wrong.into_iter().enumerate() {
         assert_eq!(with(change).unwrap_err().len(), 1, "{index}");
     }
+}
+
+#[test]
+fn a_context_is_a_folder_of_the_source_or_an_image() {
+    let contexts = |places: &[(&str, &str)]| {
+        let spec = with(|config| config.build_contexts = pairs(places));
+        spec.map(|spec| spec.build.contexts)
+    };
+    let found = contexts(&[
+        ("docs", "./docs/"),
+        ("all", "."),
+        ("base", "docker-image://r:1/a:v1"),
+    ])
+    .unwrap();
+    assert_eq!(found["docs"], BuildContext::Path("docs".into()));
+    assert_eq!(found["all"], BuildContext::Path(String::new()));
+    let image = BuildContext::Image("r:1/a:v1".parse().unwrap());
+    assert_eq!(found["base"], image);
+    for wrong in [
+        "/etc",
+        "../x",
+        "https://git.test/x.git",
+        "git://git.test/x",
+        "oci-layout:///x",
+        "docker-image://app",
+        "docker-image://r/a b",
+        "-x",
+    ] {
+        let errors = contexts(&[("x", wrong)]).unwrap_err();
+        assert!(
+            errors[0].starts_with("build_contexts.x"),
+            "{wrong}: {errors:?}"
+        );
+    }
+}
+
+#[test]
+fn a_cache_is_where_the_credentials_of_the_job_are_right() {
+    let own = config().registry_url;
+    let cache = |from: &[&str], to: &[&str], ttl: Option<i64>| {
+        let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+        let spec = with(|config| {
+            config.cache_from = texts(from);
+            config.cache_to = texts(to);
+            config.cache_ttl = ttl.map(Nanoseconds);
+        });
+        spec.map(|spec| spec.build.cache)
+    };
+    let host = own.split('/').next().unwrap();
+    let (one, two) = (format!("{host}/team/cache"), format!("{host}/c"));
+    let found = cache(&[&one, &one, &two], &[&two], Some(3_600_000_000_000)).unwrap();
+    assert_eq!(found.from.len(), 2);
+    assert_eq!(found.to[0].to_string(), two);
+    assert_eq!(found.ttl, Some(Duration::from_hours(1)));
+    let errors = cache(&["elsewhere.test/team/cache"], &[], None).unwrap_err();
+    assert!(
+        errors[0].contains("is not in the image's registry"),
+        "{errors:?}"
+    );
+    for wrong in [
+        "cache",
+        &format!("{one}:tag"),
+        &format!("{host}/Cache"),
+        "$(x)/y",
+    ] {
+        assert!(cache(&[], &[wrong], None).is_err(), "{wrong}");
+    }
+    let errors = cache(&[], &[&one], Some(3_600_000_000_000)).unwrap_err();
+    assert!(errors[0].starts_with("cache_ttl"), "{errors:?}");
+}
+
+#[test]
+fn no_client_of_a_service_joins_a_network_of_its_machine() {
+    let network = |name: &str| with(|config| config.network = name.into());
+    assert_eq!(network("").unwrap().build.network, None);
+    assert_eq!(network("none").unwrap().build.network, Some(Network::None));
+    for wrong in ["host", "ns:/proc/1/ns/net", "NONE", "container:x"] {
+        assert!(
+            network(wrong).unwrap_err()[0].starts_with("network: "),
+            "{wrong}"
+        );
+    }
+    let mut config = config();
+    config.network = "host".into();
+    let here = Defaults {
+        allow_directories: true,
+        ..defaults()
+    };
+    let spec = Spec::of(&config, &here).unwrap();
+    assert_eq!(spec.build.network, Some(Network::Host));
 }
 
 #[test]
@@ -582,13 +680,15 @@ proptest! {
     }
 
     #[test]
-    fn no_configuration_panics(texts in prop::collection::vec(".{0,30}", 12), numbers in prop::collection::vec(any::<i64>(), 3)) {
+    fn no_configuration_panics(texts in prop::collection::vec(".{0,30}", 19), numbers in prop::collection::vec(any::<i64>(), 3)) {
         let mut text = texts.into_iter();
         let mut next = || text.next().unwrap_or_default();
         let config = JobConfig {
             owner: next(), repo_url: next(), git_ref: next(), dockerfile_path: next(), dockerfile_context: next(),
             image_name: next(), registry_url: next(), image_tags: vec![next()], platform: next(), webhook_url: next(),
-            build_secrets: BTreeMap::from([(next(), next())]),
+            build_secrets: BTreeMap::from([(next(), next())]), network: next(), cache_from: vec![next()], cache_to: vec![next()],
+            build_contexts: BTreeMap::from([(next(), next())]), annotations: BTreeMap::from([(next(), next())]),
+            cache_ttl: Some(Nanoseconds(numbers[2])),
             build_timeout: Some(Nanoseconds(numbers[0])),
             test: Some(TestConfig { gpu_count: numbers[1], timeout: Some(Nanoseconds(numbers[2])), ..TestConfig::default() }),
             ..JobConfig::default()

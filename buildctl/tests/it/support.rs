@@ -17,7 +17,7 @@ pub(crate) use processes::{contains, kill, processes, supervisors};
 pub(crate) use registry::Registry;
 pub(crate) use repository::Repository;
 pub(crate) use toll::{Held, Toll};
-pub(crate) use yard::Yard;
+pub(crate) use yard::{NOBODY, Yard};
 
 /// Whether everything is here that images are built and kept with; what is not is said.
 pub(crate) fn ready() -> bool {

@@ -71,7 +71,7 @@ fn task(job: &Job, spec: &Spec, run: Run, config: &LocalConfig) -> Result<Task, 
                 .git_credentials
                 .as_ref()
                 .map(|at| credential(at, DEFAULT_GIT, config)),
-            options: build_options(spec, config),
+            options: Box::new(build_options(spec, config)),
             temporary: temporary(job, spec, config),
             clear_cache: spec.clear_cache,
         },
@@ -107,7 +107,7 @@ fn temporary(job: &Job, spec: &Spec, config: &LocalConfig) -> Reference {
 
 fn build_options(spec: &Spec, config: &LocalConfig) -> crate::spec::BuildOptions {
     let mut options = spec.build.clone();
-    for at in options.secrets.values_mut() {
+    for at in options.secrets.values_mut().chain(options.ssh.values_mut()) {
         *at = resolved(at, config);
     }
     options

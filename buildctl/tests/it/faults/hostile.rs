@@ -45,6 +45,15 @@ const REFUSED: &[(&str, &str)] = &[
     ("labels", r#"{"--x": "y"}"#),
     ("labels", r#"{"x": "$(CMD) ${HOME}"}"#),
     ("build_secrets", r#"{"a,src=/etc/passwd": "env:X"}"#),
+    ("build_ssh", r#"{"a=/etc/passwd": "env:X"}"#),
+    ("build_contexts", r#"{"x": "escape"}"#),
+    ("build_contexts", r#"{"x": "ext::sh -c CMD"}"#),
+    ("build_contexts", r#"{"x=/etc,y": "."}"#),
+    ("annotations", r#"{"--x": "y"}"#),
+    ("cache_to", r#"["$(CMD)/x"]"#),
+    ("cache_from", r#"["elsewhere.test/x"]"#),
+    ("network", r#""ns:/proc/1/ns/net""#),
+    ("network", r#""host""#),
 ];
 
 #[test]
@@ -102,6 +111,7 @@ fn what_may_be_a_name_is_nothing_else() {
         "build_args": {"A": hostile},
         // Where Buildah would replace something, the value is refused.
         "labels": {"l": hostile.replace('$', "")},
+        "annotations": {"a": hostile},
         "test": {"commands": ["echo \"env:$B\""], "env": {"B": hostile}},
     });
     let id = plant.submit("app", &source.url(), &job).unwrap();

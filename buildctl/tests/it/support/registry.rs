@@ -94,6 +94,26 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// A manifest, by its digest, in its own files.
+    pub(crate) fn manifest(&self, digest: &str) -> serde_json::Value {
+        let hash = digest.trim_start_matches("sha256:");
+        let below = format!(
+            "data/docker/registry/v2/blobs/sha256/{}/{hash}/data",
+            &hash[..2]
+        );
+        serde_json::from_slice(&fs::read(self.folder.path().join(below)).unwrap()).unwrap()
+    }
+
+    /// The tags of a repository.
+    pub(crate) fn tags(&self, repository: &str) -> Vec<String> {
+        let tags = self.tag_folder(repository, "");
+        let entries = fs::read_dir(tags).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+        names.collect()
+    }
+}
+
 impl Drop for Registry {
     fn drop(&mut self) {
         // It may have been stopped.

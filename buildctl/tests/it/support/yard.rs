@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command},
     time::Duration,
@@ -9,7 +10,7 @@ use std::{
 
 use buildctl::{
     job::JobId,
-    names::{Digest, Reference},
+    names::{Digest, Reference, Repository},
     phase::{Built, Ending, Outcome, Run, RunFailure},
     runner::{
         Report,
@@ -20,6 +21,9 @@ use buildctl::{
 use runyard_common::testing::{TempDir, eventually, patience, tempdir, tool_binary};
 
 use super::Registry;
+
+/// An account of every machine that has no subordinate ids on any, by `base-passwd`'s numbers.
+pub(crate) const NOBODY: u32 = 65534;
 
 /// A store, and the registry that its images go to.
 pub(crate) struct Yard {
@@ -99,10 +103,10 @@ impl Yard {
         Task::Build {
             source,
             git_credentials: None,
-            options: BuildOptions {
+            options: Box::new(BuildOptions {
                 dockerfile: "Dockerfile".to_owned(),
                 ..BuildOptions::default()
-            },
+            }),
             temporary: self.reference("temp-app:x"),
             clear_cache: false,
         }
@@ -142,6 +146,11 @@ impl Yard {
         self.work(Run::Cleanup, task)
     }
 
+    /// A repository in the yard's registry.
+    pub(crate) fn repository(&self, name: &str) -> Repository {
+        format!("{}/{name}", self.host).parse().unwrap()
+    }
+
     /// An image in the yard's registry.
     pub(crate) fn reference(&self, name: &str) -> Reference {
         format!("{}/{name}", self.host).parse().unwrap()
@@ -154,19 +163,56 @@ impl Yard {
 
     /// Begins a run that looks for programs in this folder first.
     pub(crate) fn start_with_path(&self, work: Work, first: &Path) -> Running {
+        let rest = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{rest}", first.display());
+        self.start_changed(work, |command| command.env("PATH", path))
+    }
+
+    /// Begins a run of an account that has no ids but its own, and of these programs only, in a folder that is its.
+    pub(crate) fn start_as_nobody(&self, work: Work, programs: &[&str]) -> Running {
+        // Whoever is nobody may not look into where this was built.
+        let own = self.path().join("bin");
+        fs::create_dir(&own).unwrap();
+        let program = own.join("buildctl");
+        fs::copy(tool_binary("buildctl"), &program).unwrap();
+        for name in programs {
+            let paths = std::env::var_os("PATH").unwrap();
+            let mut found = std::env::split_paths(&paths).map(|folder| folder.join(name));
+            let found = found.find(|path| path.exists());
+            std::os::unix::fs::symlink(found.unwrap(), own.join(name)).unwrap();
+        }
+        let home = self.path().to_owned();
+        self.start_changed(work, move |command| {
+            let mut chown = Command::new("chown");
+            chown.args(["-R", &format!("{NOBODY}:{NOBODY}")]).arg(&home);
+            assert!(chown.status().unwrap().success());
+            let mut other = Command::new(program);
+            other
+                .args(command.get_args())
+                .env("PATH", own)
+                .env("HOME", home);
+            *command = other;
+            command.uid(NOBODY).gid(NOBODY)
+        })
+    }
+
+    fn start_changed(
+        &self,
+        work: Work,
+        change: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Running {
         let folder = self.path().join(format!("{}.{}", work.job, work.run));
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("work.json"), serde_json::to_vec(&work).unwrap()).unwrap();
-        let rest = std::env::var("PATH").unwrap_or_default();
-        let path = format!("{}:{rest}", first.display());
-        let process = Command::new(tool_binary("buildctl"))
+        let mut command = Command::new(tool_binary("buildctl"));
+        command
             .arg("run-phase")
             .arg("--work")
             .arg(folder.join("work.json"))
             .arg("--result")
             .arg(folder.join("result.json"))
-            .env("MARKED_TOKEN", "s3cr3t-t0ken")
-            .env("PATH", path)
+            .env("MARKED_TOKEN", "s3cr3t-t0ken");
+        let process = change(&mut command)
             .stdout(File::create(folder.join("log")).unwrap())
             .spawn()
             .unwrap();

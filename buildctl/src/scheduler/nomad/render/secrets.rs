@@ -13,7 +13,7 @@ use crate::{
     config::Driver,
     phase::Phase,
     runner::work::{Credential, Task, Work},
-    secrets::SecretRef,
+    secrets::{SSH_KEY, SecretRef},
     spec::{Test, TestSecret},
 };
 
@@ -85,6 +85,9 @@ pub(super) fn of_work(work: &mut Work, sheet: &Sheet<'_>) -> Result<Vec<Template
             desk.credential(git_credentials, "git-creds")?;
             for (index, (id, at)) in options.secrets.iter_mut().enumerate() {
                 *at = SecretRef::File(desk.value(at, id, &format!("build-{index}"))?);
+            }
+            for (index, at) in options.ssh.values_mut().enumerate() {
+                *at = SecretRef::File(desk.value(at, SSH_KEY, &format!("ssh-{index}"))?);
             }
         }
         Task::Test { secret_env, .. } => {

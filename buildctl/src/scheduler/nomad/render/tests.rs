@@ -244,6 +244,7 @@ fn credentials_are_rendered_into_files_and_named_in_the_work() {
     config.git_credentials_path = "nomad:team/git".to_owned();
     config.registry_credentials_path = "secret/team/registry".to_owned();
     config.build_secrets = [("npmrc".to_owned(), "secret/team/npm".to_owned())].into();
+    config.build_ssh = [("default".to_owned(), "nomad:team/git".to_owned())].into();
     let rendered = render(&job(config.clone()), Run::Build, &settings()).unwrap();
     let work_of = work(&rendered);
     let path = |name: &str| Credential::Rendered(format!("/proc/self/cwd/secrets/{name}").into());
@@ -259,6 +260,8 @@ fn credentials_are_rendered_into_files_and_named_in_the_work() {
     assert_eq!(git_credentials, Some(path("git-creds")));
     let file = SecretRef::File("/proc/self/cwd/secrets/build-0".into());
     assert_eq!(options.secrets["npmrc"], file);
+    let key = SecretRef::File("/proc/self/cwd/secrets/ssh-0".into());
+    assert_eq!(options.ssh["default"], key);
     let templates = task(&rendered)["Templates"].as_array().unwrap();
     for template in templates {
         assert_eq!(
