@@ -281,7 +281,9 @@ mod tests {
             (Duration::ZERO, LAST),
             "{tried:?}"
         );
-        let pauses = tried.windows(2).map(|two| (two[1] - two[0]).as_secs_f64());
+        let pauses = tried
+            .windows(2)
+            .map(|two| two[1].saturating_sub(two[0]).as_secs_f64());
         let pauses: Vec<f64> = pauses.collect();
         for (attempt, pause) in (0..).zip(&pauses[..pauses.len() - 1]) {
             let plain = f64::powi(2.0, attempt).min(600.0);

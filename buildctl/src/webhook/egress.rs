@@ -48,7 +48,7 @@ const METADATA: [IpAddr; 7] = [
 /// What the Internet does not reach (IANA, "IPv4 Special-Purpose Address Registry" and "IPv4 Multicast Address Space Registry"):
 /// the first address of each block, and how many bits name it.
 const APART_V4: [(Ipv4Addr, u32); 16] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::UNSPECIFIED, 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
     (Ipv4Addr::new(127, 0, 0, 0), 8),

@@ -73,56 +73,69 @@ fn submit(plant: &Plant, hook: &str) -> String {
     submitted["job_id"].as_str().unwrap().to_owned()
 }
 
+/// A receiver that can take nothing until it is up, and asks for five seconds each time.
+struct Receiver {
+    url: String,
+    posts: mpsc::Receiver<Post>,
+    is_up: Arc<AtomicBool>,
+}
+
+impl Receiver {
+    fn open() -> Self {
+        let (heard, posts) = mpsc::channel();
+        let is_up = Arc::new(AtomicBool::new(false));
+        let up = Arc::clone(&is_up);
+        let url = answering(move |head, body| {
+            let _ = heard.send(Post::of(head, body));
+            let status = if up.load(Ordering::SeqCst) {
+                "200 OK"
+            } else {
+                "503 Service Unavailable\r\nRetry-After: 5"
+            };
+            (status, String::new())
+        });
+        Self { url, posts, is_up }
+    }
+
+    fn next(&self) -> Post {
+        self.posts.recv_timeout(patience()).unwrap()
+    }
+}
+
+/// Waits until it is written down that the first attempt failed: the next one is five seconds away.
+fn first_has_failed(plant: &Plant, id: &str) {
+    let path = plant.job_folder(id).join("record.json");
+    let notice = eventually(patience(), || {
+        let record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let notice = &record["job"]["notices"][0];
+        notice["result"].is_string().then(|| notice.clone())
+    });
+    assert_eq!(
+        (&notice["attempts"], notice["due"].is_string()),
+        (&json!(1), true)
+    );
+}
+
 #[test]
 fn what_a_receiver_could_not_take_is_posted_again_after_everything_was_killed() {
     if !ready() {
         return;
     }
-    let (heard, posts) = mpsc::channel();
-    let is_up = Arc::new(AtomicBool::new(false));
-    let hook = answering({
-        let is_up = Arc::clone(&is_up);
-        move |head, body| {
-            let _ = heard.send(Post::of(head, body));
-            match is_up.load(Ordering::SeqCst) {
-                true => ("200 OK", String::new()),
-                false => (
-                    "503 Service Unavailable\r\nRetry-After: 5",
-                    "not yet".to_owned(),
-                ),
-            }
-        }
-    });
+    let receiver = Receiver::open();
     let config = "webhooks: {allow_private: true}\n";
     let mut plant = Plant::with(Registry::open(), config, Vec::new());
-    let id = submit(&plant, &hook);
-    let first = posts.recv_timeout(patience()).unwrap();
-    let notices = || {
-        let record = fs::read(plant.job_folder(&id).join("record.json")).unwrap();
-        let record: Value = serde_json::from_slice(&record).unwrap();
-        record["job"]["notices"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default()
-    };
-    // It waits for the five seconds to pass.
-    eventually(patience(), || {
-        notices()
-            .first()
-            .is_some_and(|it| it["result"].is_string())
-            .then_some(())
-    });
-    assert!(notices()[0]["due"].is_string());
+    let id = submit(&plant, &receiver.url);
+    let first = receiver.next();
+    first_has_failed(&plant, &id);
     plant.daemon.kill();
     for pid in supervisors(&id) {
         kill(pid);
     }
-    assert_eq!(posts.try_iter().count(), 0, "nothing was posted since");
-    is_up.store(true, Ordering::SeqCst);
+    let since = receiver.posts.try_iter().count();
+    assert_eq!(since, 0, "it waits");
+    receiver.is_up.store(true, Ordering::SeqCst);
     plant.serve_again();
-    let rest: Vec<Post> = (0..3)
-        .map(|_| posts.recv_timeout(patience()).unwrap())
-        .collect();
+    let rest: Vec<Post> = (0..3).map(|_| receiver.next()).collect();
     assert_eq!(rest[0], first);
     let events: Vec<&str> = rest.iter().map(|post| post.event.as_str()).collect();
     assert_eq!(events, ["build.started", "build.failed", "job.failed"]);
@@ -133,11 +146,9 @@ fn what_a_receiver_could_not_take_is_posted_again_after_everything_was_killed() 
     );
     let supervisor = fs::read_to_string(plant.job_folder(&id).join("supervisor.log")).unwrap();
     let traced = |line: &str| line.contains(&TRACE[3..35]);
-    let moves = supervisor
+    let mut moves = supervisor
         .lines()
-        .filter(|line| line.contains("a job moved"));
-    assert!(
-        moves.clone().count() > 0 && moves.clone().all(traced),
-        "{supervisor}"
-    );
+        .filter(|line| line.contains("a job moved"))
+        .peekable();
+    assert!(moves.peek().is_some() && moves.all(traced), "{supervisor}");
 }

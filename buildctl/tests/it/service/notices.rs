@@ -14,6 +14,7 @@ use axum::{
 use buildctl::{
     clock::{later, since},
     metrics::{self, Metered, Metrics},
+    service::Cleanup,
 };
 
 use super::*;
@@ -188,7 +189,11 @@ async fn a_receiver_that_is_gone_does_not_keep_a_job_from_its_end() {
         ..config("app")
     };
     let id = bench.submit(only_failures).await;
-    let ended = bench.in_state(id, State::Succeeded).await;
+    let ended = bench
+        .until(id, |job| job.state == State::Succeeded && !job.claimed)
+        .await;
+    let cleaned = bench.service.cleanup(Cleanup::Job(id)).await.unwrap();
+    assert_eq!((cleaned.jobs, cleaned.problems), (vec![id], vec![]));
     let job = settled(&bench, id).await;
     assert_eq!(since(bench.clock.now(), ended.created_at).as_secs(), 3600);
     let events = job.notices.iter().map(|notice| &notice.event);
