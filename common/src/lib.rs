@@ -22,6 +22,7 @@
 //! | [`http`] | client, server and error bodies over HTTP |
 //! | [`memory`] | what a daemon holds of its own program |
 //! | [`metrics`] | numbers in Prometheus' text format |
+//! | [`number`] | floats that are whole numbers |
 //! | `testing` | (feature `testing`) daemons, outputs and waiting, for integration tests |
 //!
 //! # Invariants
@@ -43,6 +44,7 @@ pub mod http;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod number;
 pub mod output;
 pub mod progress;
 pub mod report;

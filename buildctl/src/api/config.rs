@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use runyard_common::{duration, secret::REDACTED};
+use runyard_common::{duration, number, secret::REDACTED};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
@@ -70,15 +70,9 @@ impl de::Visitor<'_> for NanosecondsVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<Nanoseconds, E> {
-        const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53
-        if number.fract() != 0.0 || number.abs() > EXACT {
-            return Err(E::invalid_value(de::Unexpected::Float(number), &self));
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "whole and within 2^53, so the cast is exact"
-        )]
-        Ok(Nanoseconds(number as i64))
+        number::whole(number)
+            .map(Nanoseconds)
+            .ok_or_else(|| E::invalid_value(de::Unexpected::Float(number), &self))
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Nanoseconds, E> {

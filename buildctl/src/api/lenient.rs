@@ -14,6 +14,7 @@
 
 use std::fmt;
 
+use runyard_common::number;
 use serde::{
     de::{
         self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _,
@@ -132,20 +133,12 @@ impl Lenient {
 
 /// A whole number that was written with a fraction or an exponent (`1.8e12`) is whole.
 fn whole(value: Value) -> Lenient {
-    const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53: whole numbers up to here are floats of their own
     let float = value
         .as_f64()
         .filter(|_| !value.is_i64() && !value.is_u64());
-    match float {
-        Some(float) if float.fract() == 0.0 && float.abs() <= EXACT => {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "whole and within 2^53, so the cast is exact"
-            )]
-            let number = float as i64;
-            Lenient(Value::from(number))
-        }
-        _ => Lenient(value),
+    match float.and_then(number::whole) {
+        Some(number) => Lenient(Value::from(number)),
+        None => Lenient(value),
     }
 }
 

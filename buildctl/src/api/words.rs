@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use runyard_common::number;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, MapAccess, SeqAccess, Visitor},
@@ -109,13 +110,8 @@ pub(super) fn null_is_empty<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     reason = "serde passes a reference"
 )]
 pub(super) fn go_float<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-    const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53
-    if number.fract() == 0.0 && number.abs() <= EXACT {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "whole and within 2^53, so the cast is exact"
-        )]
-        return serializer.serialize_i64(*number as i64);
+    match number::whole(*number) {
+        Some(number) => serializer.serialize_i64(number),
+        None => serializer.serialize_f64(*number),
     }
-    serializer.serialize_f64(*number)
 }

@@ -24,6 +24,7 @@ use self::error::Fault;
 use super::error::{ConfigError, UnknownKey};
 use super::key::{Key, Secrets};
 use super::node::{Entry, Kind, Node};
+use crate::number;
 
 /// Reads `tree` into a `T`, and tells which keys no type asked for.
 ///
@@ -139,21 +140,16 @@ fn visit_number<'de, V: Visitor<'de>>(
     visitor: V,
     whole: bool,
 ) -> Result<V::Value, Fault> {
-    const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53: every whole number up to here is a float of its own
     if let Some(value) = number.as_u64() {
         visitor.visit_u64(value)
     } else if let Some(value) = number.as_i64() {
         visitor.visit_i64(value)
     } else {
         let value = number.as_f64().unwrap_or(f64::NAN);
-        if whole && value.fract() == 0.0 && value.abs() <= EXACT {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "whole and within 2^53, so the cast is exact"
-            )]
-            return visitor.visit_i64(value as i64);
+        match number::whole(value).filter(|_| whole) {
+            Some(value) => visitor.visit_i64(value),
+            None => visitor.visit_f64(value),
         }
-        visitor.visit_f64(value)
     }
 }
 
