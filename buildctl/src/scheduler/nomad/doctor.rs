@@ -372,7 +372,11 @@ pub(super) async fn probe(
     tiers: &[Tier],
 ) -> Vec<Finding> {
     if matches!(settings.nomad.driver, Driver::RawExec | Driver::Exec) {
-        let mend = "install buildah and git on the nodes, and let the driver run them (README, \"On Nomad\")";
+        let mend = if settings.nomad.driver == Driver::Exec {
+            "set nomad.driver to raw_exec, docker or podman: Nomad runs tasks of `exec` with the group 0 and few rights, and so newuidmap refuses them (README, \"On Nomad\")"
+        } else {
+            "install buildah and git on the nodes, and let the driver run them (README, \"On Nomad\")"
+        };
         let found = try_once(api, settings).await;
         return vec![match found {
             Ok(place) => Finding::ok("buildah", format!("it works in a task (on {place})")),
