@@ -89,6 +89,10 @@ pub mod trace;
 pub mod version;
 pub mod webhook;
 
+// What tests share says `buildctl`, whether they are in here or not.
+#[cfg(test)]
+extern crate self as buildctl;
+
 use std::{ffi::OsString, process::ExitCode};
 
 /// The `buildctl` program.

@@ -110,6 +110,11 @@ fn the_service_runs_as_a_job_of_the_nomad_that_it_builds_on() {
         .into();
     assert_eq!(listed[0], listed[1]);
     agent
-        .command(&["job", "stop", "-purge", "-detach", "buildctl"], "")
+        .command(&["job", "stop", "-detach", "buildctl"], "")
         .success();
+    eventually(patience(), || {
+        let all = agent.list("/v1/job/buildctl/allocations");
+        let runs = all.iter().any(|it| it["ClientStatus"] == "running");
+        (!runs).then_some(())
+    });
 }

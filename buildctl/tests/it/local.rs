@@ -2,10 +2,8 @@
 //! runner is a shell script that says that it began, waits for the test, and leaves the result that its run would have.
 
 use std::{
-    collections::BTreeMap,
     fs,
     num::NonZeroUsize,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -13,15 +11,13 @@ use std::{
 };
 
 use buildctl::{
-    api::JobConfig,
-    job::{Job, JobId, Kill, State, Temporary},
+    job::{Job, JobId, Kill, State},
     ledger::{Ledger, LedgerError, Replaced, directory::DirectoryLedger},
     phase::{Observed, Progress, Run},
     scheduler::{
         Attended, Scheduler, SchedulerError, Started,
         local::{LocalConfig, LocalScheduler},
     },
-    spec::{Conflict, Defaults, Limits, Resources},
     state::StateRoot,
 };
 use futures_util::StreamExt;
@@ -29,12 +25,11 @@ use jiff::Timestamp;
 use runyard_common::testing::{TempDir, eventually, is_alive, patience, tempdir, tool_binary};
 use tokio::time::timeout;
 
-/// What the runner does before it leaves its result.
-const GATE: &str = "until [ -e \"$stage/go\" ]; do sleep 0.01; done";
+use crate::support::{FakeRunner, GATE, asked};
 
 /// One folder of state, with what several processes have in common.
 struct Stage {
-    folder: TempDir,
+    runner: FakeRunner,
     config: LocalConfig,
     ledger: DirectoryLedger,
     scheduler: LocalScheduler,
@@ -48,10 +43,8 @@ impl Stage {
     }
 
     fn at(folder: TempDir, state: PathBuf, script: &str) -> Self {
-        let runner = folder.path().join("runner");
-        fs::write(&runner, runner_script(folder.path(), script)).unwrap();
-        fs::set_permissions(&runner, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut config = LocalConfig::new(state, runner, defaults());
+        let runner = FakeRunner::new(folder, &as_of_its_run(script));
+        let mut config = runner.config(state);
         config.supervisor = tool_binary("buildctl");
         config.concurrency = NonZeroUsize::new(2).unwrap();
         config.grace = Duration::from_millis(500);
@@ -59,7 +52,7 @@ impl Stage {
         Self {
             ledger: DirectoryLedger::new(root),
             scheduler: LocalScheduler::open(config.clone(), Arc::new(|_| Ok(()))).unwrap(),
-            folder,
+            runner,
             config,
         }
     }
@@ -71,13 +64,12 @@ impl Stage {
     }
 
     fn go(&self) {
-        fs::write(self.folder.path().join("go"), "").unwrap();
+        self.runner.go();
     }
 
     /// The runs that were begun, each as often as it was.
     fn begun(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.folder.path().join("begun")).unwrap_or_default();
-        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        let mut lines = self.runner.begun();
         lines.sort();
         lines
     }
@@ -157,7 +149,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         // A test that failed leaves no supervisor waiting for a gate that nobody opens.
-        let _ = fs::write(self.folder.path().join("go"), "");
+        let _ = fs::write(self.runner.path("go"), "");
     }
 }
 
@@ -166,82 +158,28 @@ fn kill(pid: u32) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
-fn runner_script(stage: &Path, script: &str) -> String {
+/// What a runner does that ends as its run would, and is cancelled by SIGTERM.
+fn as_of_its_run(script: &str) -> String {
     let digest = format!("sha256:{}", "a".repeat(64));
     let built = format!(
         r#"{{"outcome":"built","image_id":"x","temporary":"registry.example/temp-app:main-1","digest":"{digest}"}}"#
     );
     format!(
-        r#"#!/bin/sh
-stage={stage}
-result=$5
-finish() {{ echo "$1" >"$result.new"; mv "$result.new" "$result"; }}
-trap 'finish "{{\"ending\":\"cancelled\"}}"; exit 143' TERM
-echo "2026-11-21T10:00:00.123Z S hello"
-echo "$BUILDCTL_RUN" >>"$stage/begun"
+        r#"trap 'finish "{{\"ending\":\"cancelled\"}}"; exit 143' TERM
 {script}
 case $BUILDCTL_RUN in
 */build) finish '{{"ending":"succeeded","outcome":{built}}}' ;;
 */publish) finish '{{"ending":"succeeded","outcome":{{"outcome":"published","tags":[]}}}}' ;;
 */cleanup) finish '{{"ending":"succeeded","outcome":{{"outcome":"cleaned"}}}}' ;;
 *) finish '{{"ending":"succeeded","outcome":{{"outcome":"tested"}}}}' ;;
-esac
-"#,
-        stage = stage.display()
+esac"#
     )
 }
 
-fn defaults() -> Defaults {
-    let resources = Resources {
-        cpu: 500,
-        memory: 512,
-        disk: 1024,
-    };
-    Defaults {
-        build_timeout: Duration::from_mins(1),
-        test_timeout: Duration::from_mins(1),
-        limits: Limits {
-            build: resources,
-            test: resources,
-            publish: resources,
-        },
-        conflict: Conflict::Queue,
-        allow_file_urls: true,
-        allow_directories: true,
-        vault_roles: Vec::new(),
-    }
-}
-
 fn job() -> Job {
-    let (id, now) = (JobId::random(), Timestamp::now());
-    Job {
-        id,
-        config: JobConfig {
-            owner: "team".into(),
-            repo_url: "https://git.example/r.git".into(),
-            git_ref: "main".into(),
-            dockerfile_path: "Dockerfile".into(),
-            // Jobs for the same image would wait for each other.
-            image_name: format!("app-{id}"),
-            registry_url: "registry.example".into(),
-            ..JobConfig::default()
-        },
-        state: State::Pending,
-        created_at: now,
-        updated_at: now,
-        finished_at: None,
-        claimed: false,
-        behind: None,
-        runs: BTreeMap::default(),
-        phases: BTreeMap::default(),
-        built: None,
-        published: Vec::new(),
-        kill: None,
-        failure: None,
-        temporary: Temporary::Absent,
-        trace: None,
-        notices: Vec::new(),
-    }
+    let id = JobId::random();
+    // Jobs for the same image would wait for each other.
+    Job::new(id, asked(&format!("app-{id}")), Timestamp::now())
 }
 
 fn once_each(job: &Job) -> [String; 2] {

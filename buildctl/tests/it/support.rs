@@ -1,5 +1,7 @@
 //! What the tests with real tools share: a registry, repositories, a store with runs in it. What is asserted is the tests' own.
 
+#[path = "support/fake_runner.rs"]
+mod fake_runner;
 #[path = "support/processes.rs"]
 mod processes;
 #[path = "support/registry.rs"]
@@ -13,6 +15,7 @@ mod yard;
 
 use std::process::{Command, Stdio};
 
+pub(crate) use fake_runner::{FakeRunner, GATE, asked};
 pub(crate) use processes::{contains, kill, processes, supervisors};
 pub(crate) use registry::Registry;
 pub(crate) use repository::Repository;

@@ -1,92 +1,52 @@
 //! Runs with a fake runner: a shell script that says how often it was begun and does what its test wants.
 
+#[path = "../../../tests/it/support/fake_runner.rs"]
+mod fake_runner;
+
 use std::{
-    collections::BTreeMap,
     fs,
     num::NonZeroUsize,
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
-use runyard_common::testing::{TempDir, patience, tempdir};
+use runyard_common::testing::{patience, tempdir};
 use tokio::time::timeout;
 
+use self::fake_runner::{FakeRunner, GATE, asked};
 use super::*;
 use crate::{
     api::{JobConfig, TestConfig},
     job::{State, Temporary},
     phase::{Built, FailureKind, Outcome, RunFailure},
-    spec::{Conflict, Defaults, Limits, Resources},
 };
 
 /// What a run that succeeds writes; the runs here are tests, which have the shortest outcome.
 const DONE: &str = r#"{"ending":"succeeded","outcome":{"outcome":"tested"}}"#;
-/// Waits until the test lets it go on.
-const GATE: &str = "until [ -e \"$stage/go\" ]; do sleep 0.01; done";
-
-fn defaults() -> Defaults {
-    let resources = Resources {
-        cpu: 500,
-        memory: 512,
-        disk: 1024,
-    };
-    Defaults {
-        build_timeout: Duration::from_mins(1),
-        test_timeout: Duration::from_mins(1),
-        limits: Limits {
-            build: resources,
-            test: resources,
-            publish: resources,
-        },
-        conflict: Conflict::Queue,
-        allow_file_urls: true,
-        allow_directories: true,
-        vault_roles: Vec::new(),
-    }
-}
 
 fn job(created: i64) -> Job {
     let at = Timestamp::from_second(created).unwrap();
     let digest = format!("sha256:{}", "0".repeat(64));
+    let config = JobConfig {
+        image_tags: vec!["v1".into()],
+        test: Some(TestConfig {
+            commands: vec!["true".into(), "true".into()],
+            ..TestConfig::default()
+        }),
+        ..asked("app")
+    };
     Job {
-        id: JobId::random(),
-        config: JobConfig {
-            owner: "team".into(),
-            repo_url: "https://git.example/r.git".into(),
-            git_ref: "main".into(),
-            dockerfile_path: "Dockerfile".into(),
-            image_name: "app".into(),
-            registry_url: "registry.example:5000".into(),
-            image_tags: vec!["v1".into()],
-            test: Some(TestConfig {
-                commands: vec!["true".into(), "true".into()],
-                ..TestConfig::default()
-            }),
-            ..JobConfig::default()
-        },
         state: State::Testing,
-        created_at: at,
-        updated_at: at,
-        finished_at: None,
         claimed: true,
-        behind: None,
-        runs: BTreeMap::default(),
-        phases: BTreeMap::default(),
         built: Some(Built {
             commit: None,
             image_id: "x".into(),
             temporary: "registry.example:5000/temp-app:main-1".parse().unwrap(),
             digest: digest.parse().unwrap(),
         }),
-        published: Vec::new(),
-        kill: None,
-        failure: None,
         temporary: Temporary::Pushed,
-        trace: None,
-        notices: Vec::new(),
+        ..Job::new(JobId::random(), config, at)
     }
 }
 
@@ -95,29 +55,20 @@ const OTHER: Run = Run::TestCommand(1);
 
 /// A state, and a fake runner.
 struct Stage {
-    folder: TempDir,
+    runner: FakeRunner,
     config: LocalConfig,
     swept: Arc<AtomicUsize>,
 }
 
 impl Stage {
-    /// A runner that does `script` between its first words and its result; `$stage` is this stage's folder, `finish` writes
-    /// a result.
+    /// A runner that does `script` between its first words and its result.
     fn new(script: &str) -> Self {
-        let folder = tempdir();
-        let runner = folder.path().join("runner");
-        let text = format!(
-            "#!/bin/sh\nstage={}\nresult=$5\nfinish() {{ echo \"$1\" >\"$result.new\"; mv \"$result.new\" \"$result\"; }}\n\
-             echo \"2026-11-21T10:00:00.123Z O hello\"\necho \"$BUILDCTL_RUN\" >>\"$stage/begun\"\n{script}\nfinish '{DONE}'\n",
-            folder.path().display()
-        );
-        fs::write(&runner, text).unwrap();
-        fs::set_permissions(&runner, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut config = LocalConfig::new(folder.path().join("state"), runner, defaults());
+        let runner = FakeRunner::new(tempdir(), &format!("{script}\nfinish '{DONE}'"));
+        let mut config = runner.config(runner.path("state"));
         config.grace = Duration::from_millis(200);
         config.concurrency = NonZeroUsize::new(4).unwrap();
         Self {
-            folder,
+            runner,
             config,
             swept: Arc::default(),
         }
@@ -135,21 +86,6 @@ impl Stage {
             Ok(())
         });
         LocalScheduler::open(self.config.clone(), sweep).unwrap()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Lets the runners go on that wait at the gate.
-    fn go(&self) {
-        fs::write(self.path("go"), "").unwrap();
-    }
-
-    /// The runs that were begun, in order.
-    fn begun(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.path("begun")).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
     }
 
     fn folder_of(&self, job: &Job, run: Run) -> RunFolder {
@@ -237,7 +173,7 @@ async fn a_run_leaves_a_result_and_a_log() {
     assert!(chunk.complete);
     assert_eq!(scheduler.log_end(&job, TEST).await.unwrap(), chunk.next);
     assert_eq!(scheduler.start(&job, TEST).await.unwrap(), Started::Already);
-    assert_eq!(stage.begun().len(), 1);
+    assert_eq!(stage.runner.begun().len(), 1);
 }
 
 #[tokio::test]
@@ -249,7 +185,7 @@ async fn of_many_starts_one_is_the_first_and_the_run_is_begun_once() {
     let first = started.iter().filter(|it| matches!(it, Ok(Started::Now)));
     assert_eq!(first.count(), 1);
     assert_eq!(ending(&schedulers[0], &job, TEST).await, succeeded());
-    assert_eq!(stage.begun().len(), 1);
+    assert_eq!(stage.runner.begun().len(), 1);
 }
 
 #[tokio::test]
@@ -270,13 +206,13 @@ async fn the_older_job_comes_first_and_nothing_runs_beside_what_may() {
         waits("the place to build is taken"),
     )
     .await;
-    assert_eq!(stage.begun().len(), 1);
-    stage.go();
+    assert_eq!(stage.runner.begun().len(), 1);
+    stage.runner.go();
     for job in [&running_job, &younger, &older] {
         assert_eq!(ending(&scheduler, job, TEST).await, succeeded());
     }
     let order = [&running_job, &older, &younger].map(|job| format!("{}/{TEST}", job.id));
-    assert_eq!(stage.begun(), order);
+    assert_eq!(stage.runner.begun(), order);
     assert_eq!(fs::read_dir(scheduler.root().queue()).unwrap().count(), 0);
 }
 
@@ -291,7 +227,7 @@ async fn a_publication_needs_no_place() {
     running(&scheduler, &job, TEST).await;
     scheduler.start(&job, Run::Publish).await.unwrap();
     assert_eq!(ending(&scheduler, &job, Run::Publish).await, succeeded());
-    stage.go();
+    stage.runner.go();
     assert_eq!(ending(&scheduler, &job, TEST).await, succeeded());
 }
 
@@ -309,14 +245,14 @@ async fn a_waiting_run_that_is_stopped_never_begins() {
     // By another one, as another process would.
     stage.scheduler().stop(&job, OTHER).await.unwrap();
     assert_eq!(ending(&scheduler, &job, OTHER).await, Ending::Cancelled);
-    stage.go();
+    stage.runner.go();
     assert_eq!(ending(&scheduler, &job, TEST).await, succeeded());
     assert_eq!(
         scheduler.start(&job, OTHER).await.unwrap(),
         Started::Already
     );
     assert_eq!(ending(&scheduler, &job, OTHER).await, Ending::Cancelled);
-    assert_eq!(stage.begun().len(), 1);
+    assert_eq!(stage.runner.begun().len(), 1);
 }
 
 #[tokio::test]
@@ -346,7 +282,7 @@ async fn a_run_that_was_stopped_before_its_start_never_begins() {
     scheduler.stop(&job, TEST).await.unwrap();
     assert_eq!(scheduler.start(&job, TEST).await.unwrap(), Started::Already);
     assert_eq!(scheduler.observe(&job).await.unwrap(), []);
-    assert_eq!(stage.begun(), [""; 0]);
+    assert_eq!(stage.runner.begun(), [""; 0]);
 }
 
 #[test]
@@ -358,7 +294,7 @@ fn a_run_that_has_begun_is_not_begun_again() {
     let second = launch::spawn(&stage.config.runner, &folder, Vec::new()).unwrap_err();
     assert_eq!(second.kind(), io::ErrorKind::AlreadyExists);
     assert!(first.wait().unwrap().success());
-    assert_eq!(stage.begun().len(), 1);
+    assert_eq!(stage.runner.begun().len(), 1);
 }
 
 #[tokio::test]
@@ -392,7 +328,7 @@ async fn a_run_that_will_not_end_is_killed_with_all_that_it_started() {
     scheduler.stop(&job, TEST).await.unwrap();
     assert_eq!(ending(&scheduler, &job, TEST).await, Ending::Cancelled);
     assert!(!process.is_alive());
-    let child = fs::read_to_string(stage.path("child"))
+    let child = fs::read_to_string(stage.runner.path("child"))
         .unwrap()
         .trim()
         .parse()
@@ -449,11 +385,11 @@ async fn a_runner_that_ends_without_a_result_is_quoted() {
 #[tokio::test]
 async fn a_runner_that_is_missing_is_named() {
     let (mut stage, job) = (Stage::new(""), job(1));
-    stage.config.runner = stage.path("none");
+    stage.config.runner = stage.runner.path("none");
     let scheduler = stage.scheduler();
     scheduler.start(&job, TEST).await.unwrap();
     let ending = ending(&scheduler, &job, TEST).await;
-    let missing = stage.path("none").display().to_string();
+    let missing = stage.runner.path("none").display().to_string();
     assert!(infrastructure(&ending).contains(&missing), "{ending:?}");
 }
 
@@ -483,12 +419,12 @@ fn what_was_started_goes_on_when_whoever_started_it_is_gone() {
         assert_eq!(observed[0].progress, Progress::Running);
         assert!(matches!(observed[1].progress, Progress::Waiting { .. }));
         scheduler.resume(&job).await.unwrap();
-        stage.go();
+        stage.runner.go();
         for run in [TEST, OTHER] {
             assert_eq!(ending(&scheduler, &job, run).await, succeeded());
         }
     });
-    assert_eq!(stage.begun().len(), 2);
+    assert_eq!(stage.runner.begun().len(), 2);
 }
 
 #[test]
@@ -537,7 +473,7 @@ async fn a_reader_is_woken_by_a_line_and_by_the_end() {
     });
     scheduler.start(&job, TEST).await.unwrap();
     running(&scheduler, &job, TEST).await;
-    stage.go();
+    stage.runner.go();
     let texts = timeout(patience(), reading).await.unwrap().unwrap();
     assert_eq!(texts, ["hello", "more"]);
 }
@@ -602,19 +538,19 @@ async fn only_what_has_no_record_and_does_not_run_is_an_orphan() {
     );
     assert!(!scheduler.root().job(orphan.id).exists());
     assert!(scheduler.root().job(recorded.id).exists());
-    stage.go();
+    stage.runner.go();
     ending(&scheduler, &at_work, TEST).await;
 }
 
 #[tokio::test]
 async fn a_supervisor_that_is_missing_is_named() {
     let (mut stage, job) = (Stage::new(""), job(1));
-    stage.config.supervisor = stage.path("none");
+    stage.config.supervisor = stage.runner.path("none");
     let scheduler = stage.scheduler();
     make_folder(&scheduler.root().job(job.id)).unwrap();
     let error = scheduler.attend(job.id).await.unwrap_err().to_string();
     assert!(
-        error.contains(&stage.path("none").display().to_string()),
+        error.contains(&stage.runner.path("none").display().to_string()),
         "{error}"
     );
 }
@@ -633,7 +569,7 @@ async fn what_a_power_failure_leaves_is_settled_and_not_carried_out_again() {
     infrastructure(&ending(&scheduler, &job, TEST).await);
     assert_eq!(scheduler.start(&job, OTHER).await.unwrap(), Started::Now);
     assert_eq!(ending(&scheduler, &job, OTHER).await, succeeded());
-    assert_eq!(stage.begun().len(), 1);
+    assert_eq!(stage.runner.begun().len(), 1);
 }
 
 #[tokio::test]
@@ -648,7 +584,7 @@ async fn a_store_is_not_pruned_while_a_run_uses_it() {
     let pruned = scheduler.prune_caches().unwrap();
     assert_eq!(pruned.len(), 1);
     assert_eq!(pruned[0].problem.as_deref(), Some("a run uses it"));
-    stage.go();
+    stage.runner.go();
     ending(&scheduler, &job, TEST).await;
 }
 
@@ -679,7 +615,7 @@ async fn a_run_that_waits_for_its_store_hears_of_a_stop_at_once() {
     };
     timeout(patience(), freed).await.expect("its place is free");
     drop(pruning);
-    assert_eq!(stage.begun().len(), 0);
+    assert_eq!(stage.runner.begun().len(), 0);
 }
 
 #[tokio::test]
