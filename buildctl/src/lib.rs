@@ -44,7 +44,7 @@
 //! | what a run does | [`runner`]: `git`, `buildah`, [`registry`] |
 //! | the service | [`service`], [`webhook`], [`metrics`] |
 //! | the wires | [`api`], [`server`], [`mcp`], [`client`] |
-//! | the program | [`serve`], [`backend`], [`config`], `cli` |
+//! | the program | [`serve`], [`backend`], [`config`], `cli`; `account` is whose machine it is |
 //!
 //! # Invariants
 //!

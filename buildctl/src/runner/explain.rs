@@ -158,22 +158,24 @@ pub(super) fn anything(session: &Session<'_>, ended: &Ended, error: &str, what: 
 /// What the account of this run lacks, if it is that which Buildah stumbled over: a container of an ordinary user has ids of
 /// its own, and what Buildah says where there are none looks like a fault of the step that needed the first of them.
 pub(super) fn lack(session: &Session<'_>, heard: &Heard) -> Option<Lack> {
+    let said = heard.text();
     let path = session.environment.iter().find(|(name, _)| name == "PATH");
-    match unmapped(&heard.text())? {
-        Unmapped::NoProgram => {
-            let lack = account::mappers(path.map(|(_, path)| path.as_os_str()));
-            Some(lack.unwrap_or_else(|| Lack {
-                what: "newuidmap or newgidmap cannot be started".to_owned(),
-                mend: "install the package `uidmap`".to_owned(),
-            }))
+    let refused = || {
+        Lack {
+        what: "newuidmap or newgidmap did not give the account the ids that are listed for it".to_owned(),
+        mend: "have both set-user-id root, or with file capabilities, as the package `uidmap` installs them".to_owned(),
+    }
+    };
+    // A step may say the same of what it does itself, so that the account is looked at, too. Root has all ids, and in a container
+    // as many as whoever made that gave it.
+    match unmapped(&said)? {
+        Unmapped::NoProgram => account::mappers(path.map(|(_, path)| path.as_os_str())),
+        Unmapped::NoGroups | Unmapped::NoIds if geteuid().is_root() => None,
+        Unmapped::NoGroups => account::ranges().err().or_else(|| Some(refused())),
+        Unmapped::NoIds => {
+            let fell_back = said.contains("Falling back to single mapping");
+            account::ranges().err().or_else(|| fell_back.then(refused))
         }
-        Unmapped::Refused => Some(Lack {
-            what: "newuidmap or newgidmap did not give the account the ids that are listed for it".to_owned(),
-            mend: "have both set-user-id root, or with file capabilities, as the package `uidmap` installs them".to_owned(),
-        }),
-        // Root has all ids, and in a container of its own as many as whoever made that gave it.
-        Unmapped::NoIds if geteuid().is_root() => None,
-        Unmapped::NoIds => account::ranges().err(),
     }
 }
 
@@ -185,13 +187,13 @@ pub(super) fn lack_of(lack: &Lack, at: &str) -> Halt {
     ))
 }
 
-/// How the mapping of ids failed.
+/// How it shows that ids are not mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unmapped {
     /// One of the programs that map is missing.
     NoProgram,
-    /// One of them failed, and the account went on with one id.
-    Refused,
+    /// No groups can be set, as in a namespace with one id.
+    NoGroups,
     /// An id was needed that there is not.
     NoIds,
 }
@@ -205,11 +207,10 @@ fn unmapped(said: &str) -> Option<Unmapped> {
     };
     match () {
         () if has("finding newuidmap") || has("finding newgidmap") => Some(Unmapped::NoProgram),
-        () if has("running newuidmap") || has("running newgidmap") => Some(Unmapped::Refused),
-        () if has("setting supplemental groups list: operation not permitted")
-            || has("potentially insufficient UIDs or GIDs")
-            || said.lines().any(no_owner) =>
-        {
+        () if has("setting supplemental groups list: operation not permitted") => {
+            Some(Unmapped::NoGroups)
+        }
+        () if has("potentially insufficient UIDs or GIDs") || said.lines().any(no_owner) => {
             Some(Unmapped::NoIds)
         }
         () => None,
@@ -471,13 +472,11 @@ mod tests {
             "error setting supplemental groups list: operation not permittedsubprocess exited with status 1",
             "Error: building at STEP \"RUN /bin/sh -c echo hi\": exit status 1",
         ];
-        assert_eq!(of(&none), Some(Unmapped::NoIds));
+        assert_eq!(of(&none), Some(Unmapped::NoGroups));
         let owner = "Error: building at STEP \"COPY --chown=1:1 a /x\": storing \"/c/a\": error during bulk transfer: copier: put: error setting ownership of \"/x\" to 1:1: lchown /x: invalid argument";
         assert_eq!(of(&[owner]), Some(Unmapped::NoIds));
         let program = "time=\"t\" level=error msg=\"finding newgidmap: exec: \\\"newgidmap\\\": executable file not found in $PATH\"";
         assert_eq!(of(&[program]), Some(Unmapped::NoProgram));
-        let refused = "time=\"t\" level=warning msg=\"Error running newuidmap: exit status 1: newuidmap: write to uid_map failed: Operation not permitted\"";
-        assert_eq!(of(&[refused, none[0]]), Some(Unmapped::Refused));
         let tar = "tar: x: Cannot change ownership to uid 5, gid 5: Invalid argument";
         assert_eq!(of(&[tar]), Some(Unmapped::NoIds));
         for own in ["dd: invalid argument", "chown: /x: Operation not permitted"] {

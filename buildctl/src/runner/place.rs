@@ -230,6 +230,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_short_way_goes_with_the_run_and_that_of_another_stays() {
+        let above = tempfile::tempdir().unwrap();
+        let run = above.path().join("run");
+        folder(&run.join("tmp")).unwrap();
+        let place = Place {
+            folder: run.clone(),
+            _lock: File::open("/dev/null").unwrap(),
+        };
+        let link = place.shortcut().unwrap();
+        assert!(link.as_os_str().len() < 40, "{}", link.display());
+        fs::write(link.join("x"), "").unwrap();
+        assert!(run.join("tmp/x").exists());
+        // As whoever finds it dead does.
+        discard(&run).unwrap();
+        assert!(!run.exists() && !link.parent().unwrap().exists());
+
+        let other = above.path().join("other");
+        folder(&other).unwrap();
+        symlink(above.path().join("elsewhere"), other.join("t")).unwrap();
+        folder(&run).unwrap();
+        fs::write(run.join(SHORTCUT), other.to_str().unwrap()).unwrap();
+        drop(place);
+        assert!(!run.exists() && fs::symlink_metadata(other.join("t")).is_ok());
+    }
+
+    #[test]
     fn nothing_outside_of_the_source_is_followed() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("source");
