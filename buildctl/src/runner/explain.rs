@@ -169,10 +169,10 @@ pub(super) fn lack(session: &Session<'_>, heard: &Heard) -> Option<Lack> {
     // A step may say the same of what it does itself, so that the account is looked at, too. Root has all ids, and in a container
     // as many as whoever made that gave it.
     match unmapped(&said)? {
-        Unmapped::NoProgram => account::mappers(path.map(|(_, path)| path.as_os_str())),
-        Unmapped::NoGroups | Unmapped::NoIds if geteuid().is_root() => None,
-        Unmapped::NoGroups => account::ranges().err().or_else(|| Some(refused())),
-        Unmapped::NoIds => {
+        Unmapped::Program => account::mappers(path.map(|(_, path)| path.as_os_str())),
+        Unmapped::Groups | Unmapped::Ids if geteuid().is_root() => None,
+        Unmapped::Groups => account::ranges().err().or_else(|| Some(refused())),
+        Unmapped::Ids => {
             let fell_back = said.contains("Falling back to single mapping");
             account::ranges().err().or_else(|| fell_back.then(refused))
         }
@@ -191,11 +191,11 @@ pub(super) fn lack_of(lack: &Lack, at: &str) -> Halt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unmapped {
     /// One of the programs that map is missing.
-    NoProgram,
+    Program,
     /// No groups can be set, as in a namespace with one id.
-    NoGroups,
+    Groups,
     /// An id was needed that there is not.
-    NoIds,
+    Ids,
 }
 
 /// By what Buildah says: `containers/storage` in `pkg/unshare` and `pkg/idtools`, Buildah's `chroot` and `copier`.
@@ -206,12 +206,12 @@ fn unmapped(said: &str) -> Option<Unmapped> {
         line.contains("invalid argument") && (line.contains("chown") || line.contains("ownership"))
     };
     match () {
-        () if has("finding newuidmap") || has("finding newgidmap") => Some(Unmapped::NoProgram),
+        () if has("finding newuidmap") || has("finding newgidmap") => Some(Unmapped::Program),
         () if has("setting supplemental groups list: operation not permitted") => {
-            Some(Unmapped::NoGroups)
+            Some(Unmapped::Groups)
         }
         () if has("potentially insufficient UIDs or GIDs") || said.lines().any(no_owner) => {
-            Some(Unmapped::NoIds)
+            Some(Unmapped::Ids)
         }
         () => None,
     }
@@ -472,13 +472,13 @@ mod tests {
             "error setting supplemental groups list: operation not permittedsubprocess exited with status 1",
             "Error: building at STEP \"RUN /bin/sh -c echo hi\": exit status 1",
         ];
-        assert_eq!(of(&none), Some(Unmapped::NoGroups));
+        assert_eq!(of(&none), Some(Unmapped::Groups));
         let owner = "Error: building at STEP \"COPY --chown=1:1 a /x\": storing \"/c/a\": error during bulk transfer: copier: put: error setting ownership of \"/x\" to 1:1: lchown /x: invalid argument";
-        assert_eq!(of(&[owner]), Some(Unmapped::NoIds));
+        assert_eq!(of(&[owner]), Some(Unmapped::Ids));
         let program = "time=\"t\" level=error msg=\"finding newgidmap: exec: \\\"newgidmap\\\": executable file not found in $PATH\"";
-        assert_eq!(of(&[program]), Some(Unmapped::NoProgram));
+        assert_eq!(of(&[program]), Some(Unmapped::Program));
         let tar = "tar: x: Cannot change ownership to uid 5, gid 5: Invalid argument";
-        assert_eq!(of(&[tar]), Some(Unmapped::NoIds));
+        assert_eq!(of(&[tar]), Some(Unmapped::Ids));
         for own in ["dd: invalid argument", "chown: /x: Operation not permitted"] {
             assert_eq!(of(&[own, "Error: exit status 1"]), None, "{own}");
         }
