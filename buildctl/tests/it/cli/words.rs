@@ -2,20 +2,24 @@
 
 use std::{fs, os::unix::fs::symlink, process::Command};
 
-use runyard_common::testing::{Output, tempdir, tool_binary};
+use runyard_common::testing::{Output, TempDir, tempdir, tool_binary};
 
 use super::plain;
 
-/// The program in a folder of its own, where nothing has been built.
-fn run(words: &[&str], input: &str) -> Output {
-    let folder = tempdir();
+/// The program in a folder where nothing has been built, with two wrong job files.
+fn command(words: &[&str], folder: &TempDir) -> Command {
     fs::write(folder.path().join("odd.yaml"), "owner: x\nimage: y\n").unwrap();
     fs::write(folder.path().join("bad.yaml"), "owner: [\n").unwrap();
     let mut command = plain(words);
     command
         .env("BUILDCTL_LOCAL_ROOT", folder.path().join("state"))
         .current_dir(folder.path());
-    Output::with_input(&mut command, input)
+    command
+}
+
+/// Runs the program in a folder of its own.
+fn run(words: &[&str], input: &str) -> Output {
+    Output::with_input(&mut command(words, &tempdir()), input)
 }
 
 /// A job that nobody has submitted.
@@ -90,10 +94,11 @@ const WRONG: [(&[&str], u8, &str); 22] = [
 #[test]
 fn what_is_wrong_is_named_with_the_way_out_and_the_code_that_says_whose_matter_it_is() {
     for (words, code, text) in WRONG {
-        let output = run(words, "");
-        assert_eq!(output.code, code, "{words:?}\n{output}");
-        assert!(output.stderr.contains(text), "{words:?}\n{output}");
-        assert_eq!(output.stdout, "", "{words:?}");
+        let folder = tempdir();
+        let ended = assert_cmd::Command::from_std(command(words, &folder)).assert();
+        let ended = ended.code(i32::from(code)).stdout("");
+        let said = String::from_utf8_lossy(&ended.get_output().stderr);
+        assert!(said.contains(text), "{words:?}\n{said}");
     }
     assert_eq!(run(&["submit"], " ").code, 2);
     let misspelled = run(&["submit"], "owner: x\nimage_tag: y\n");
