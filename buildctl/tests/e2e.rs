@@ -30,6 +30,8 @@ mod nomad;
 mod nomad_agent;
 #[path = "e2e/nomad_examples.rs"]
 mod nomad_examples;
+#[path = "e2e/nomad_secured.rs"]
+mod nomad_secured;
 #[path = "e2e/nomad_service.rs"]
 mod nomad_service;
 #[path = "e2e/original.rs"]

@@ -14,6 +14,8 @@ use runyard_common::{
     crypto,
     testing::{Output, TempDir, eventually, patience, tempdir},
 };
+
+use crate::nomad_secured::Keys;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A running agent, which ends with this value.
@@ -22,6 +24,8 @@ pub(crate) struct Agent {
     /// What its process is started with.
     arguments: Vec<OsString>,
     process: Child,
+    /// What it wants to be shown by whoever asks it something.
+    pub(crate) keys: Option<Keys>,
     folder: TempDir,
 }
 
@@ -41,15 +45,20 @@ fn free_port() -> u16 {
 impl Agent {
     /// A development agent that has a leader and a node; none without a Nomad or without root.
     pub(crate) fn start() -> Option<Self> {
-        Self::with(&["-dev"], "")
+        Self::with(&["-dev"], "", |_| None)
     }
 
     /// One that keeps what it knows, so that it can be killed and started again.
     pub(crate) fn lasting() -> Option<Self> {
-        Self::with(&[], LASTING)
+        Self::with(&[], LASTING, |_| None)
     }
 
-    fn with(flags: &[&str], more: &str) -> Option<Self> {
+    /// One that wants certificates and tokens.
+    pub(crate) fn secured() -> Option<Self> {
+        Self::with(&["-dev"], "", |program| Some(Keys::make(program)))
+    }
+
+    fn with(flags: &[&str], more: &str, keys: impl FnOnce(&Path) -> Option<Keys>) -> Option<Self> {
         let Some(program) = program() else {
             eprintln!("skipped: there is no nomad (set NOMAD_BIN)");
             return None;
@@ -62,17 +71,25 @@ impl Agent {
         let folder = tempdir();
         let ports = [free_port(), free_port(), free_port()];
         let config = folder.path().join("agent.hcl");
-        fs::write(&config, configuration(ports) + more).unwrap();
+        let keys = keys(&program);
+        let secured = keys.as_ref().map(Keys::configuration).unwrap_or_default();
+        fs::write(&config, configuration(ports) + more + &secured).unwrap();
         let mut arguments: Vec<OsString> = vec![program.into(), "agent".into()];
         arguments.extend(flags.iter().map(OsString::from));
         arguments.extend(["-config".into(), config.into_os_string()]);
         arguments.extend(["-data-dir".into(), folder.path().join("data").into()]);
         let agent = Self {
-            address: format!("http://127.0.0.1:{}", ports[0]),
+            address: format!(
+                "{}://127.0.0.1:{}",
+                if keys.is_some() { "https" } else { "http" },
+                ports[0]
+            ),
             process: spawn(&arguments, folder.path()),
             arguments,
+            keys,
             folder,
         };
+        agent.bootstrap();
         eventually(patience() * 2, || agent.is_ready().then_some(()));
         Some(agent)
     }
@@ -125,8 +142,8 @@ impl Agent {
     /// Puts a value there, and returns the answer.
     pub(crate) fn put(&self, path: &str, body: &serde_json::Value) -> String {
         let url = format!("{}{path}", self.address);
-        let client = reqwest::blocking::Client::new();
-        let answer = client.put(url).body(body.to_string()).send().unwrap();
+        let put = self.client().put(url).body(body.to_string());
+        let answer = put.send().unwrap();
         answer.error_for_status().unwrap().text().unwrap()
     }
 
@@ -138,14 +155,37 @@ impl Agent {
     /// Runs Nomad's own command line on it.
     pub(crate) fn command(&self, words: &[&str], input: &str) -> Output {
         let mut command = Command::new(program().unwrap());
-        command.args(words).env("NOMAD_ADDR", &self.address);
+        let keys = self.keys.iter().flat_map(Keys::variables);
+        command
+            .args(words)
+            .env("NOMAD_ADDR", &self.address)
+            .envs(keys);
         Output::with_input(&mut command, input)
     }
 
     /// The body of a GET; none if that is refused.
     pub(crate) fn get(&self, path: &str) -> Option<String> {
-        let answer = reqwest::blocking::get(format!("{}{path}", self.address)).ok()?;
+        let get = self.client().get(format!("{}{path}", self.address));
+        let answer = get.send().ok()?;
         answer.error_for_status().ok()?.text().ok()
+    }
+
+    fn client(&self) -> reqwest::blocking::Client {
+        self.keys
+            .as_ref()
+            .map_or_else(reqwest::blocking::Client::new, Keys::client)
+    }
+
+    /// Makes the token of its operator known, as soon as there is a leader.
+    fn bootstrap(&self) {
+        let Some(keys) = &self.keys else { return };
+        let url = format!("{}/v1/acl/bootstrap", self.address);
+        let body = serde_json::json!({"BootstrapSecret": keys.token}).to_string();
+        eventually(patience() * 2, || {
+            let post = self.client().post(&url).body(body.clone());
+            let answer = post.send().ok()?;
+            answer.status().is_success().then_some(())
+        });
     }
 
     fn is_ready(&self) -> bool {

@@ -26,17 +26,19 @@ use crate::{
 };
 
 /// A namespace of an agent, and a registry.
-struct Cluster {
-    agent: Arc<Agent>,
-    namespace: String,
-    registry: Registry,
-    folder: TempDir,
+pub(crate) struct Cluster {
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) namespace: String,
+    pub(crate) registry: Registry,
+    pub(crate) folder: TempDir,
+    /// More variables of our program.
+    pub(crate) more: Vec<(String, String)>,
     /// Where nodes have the program; empty for that they fetch it from the service.
     runner: String,
 }
 
 /// A service, and where it is.
-struct Service {
+pub(crate) struct Service {
     daemon: Daemon,
     url: String,
 }
@@ -53,12 +55,13 @@ impl Cluster {
         Agent::shared().map(|agent| Self::on(agent, registry))
     }
 
-    fn on(agent: Arc<Agent>, registry: fn() -> Registry) -> Self {
+    pub(crate) fn on(agent: Arc<Agent>, registry: fn() -> Registry) -> Self {
         Self {
             namespace: agent.namespace(),
             agent,
             registry: registry(),
             folder: tempdir(),
+            more: Vec::new(),
             runner: tool_binary("buildctl").display().to_string(),
         }
     }
@@ -69,7 +72,7 @@ impl Cluster {
     }
 
     /// The program, told of this cluster.
-    fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = plain(words);
         for (name, value) in [
             ("BACKEND", "nomad"),
@@ -95,11 +98,13 @@ impl Cluster {
         ] {
             command.env(format!("BUILDCTL_{name}"), value);
         }
-        command.current_dir(self.folder.path());
+        command
+            .envs(self.more.iter().cloned())
+            .current_dir(self.folder.path());
         command
     }
 
-    fn serve(&self) -> Service {
+    pub(crate) fn serve(&self) -> Service {
         let command = self.command(&["serve", "--listen", "127.0.0.1:0"]);
         let (daemon, address) = Daemon::start(command, |line| {
             let (_, rest) = line
@@ -114,7 +119,7 @@ impl Cluster {
     }
 
     /// Submits a job for this repository; `more` are keys of its description.
-    fn submit(&self, at: &Service, source: &Repository, more: &Value) -> String {
+    pub(crate) fn submit(&self, at: &Service, source: &Repository, more: &Value) -> String {
         let mut job = json!({
             "owner": "team", "repo_url": source.url(), "image_name": "app",
             "registry_url": self.registry.host(), "image_tags": ["v1"],
@@ -142,7 +147,7 @@ impl Cluster {
     }
 
     /// Waits until nothing of a job runs any more on the cluster.
-    fn is_quiet(&self, id: &str) {
+    pub(crate) fn is_quiet(&self, id: &str) {
         let path = format!(
             "/v1/allocations?namespace={}&task_states=false",
             self.namespace
@@ -209,7 +214,7 @@ impl Service {
         command
     }
 
-    fn run(&self, words: &[&str]) -> Output {
+    pub(crate) fn run(&self, words: &[&str]) -> Output {
         Output::of(&mut self.command(words))
     }
 
@@ -219,7 +224,7 @@ impl Service {
     }
 
     /// Waits until a job is in this state.
-    fn until(&self, id: &str, state: &str) -> Value {
+    pub(crate) fn until(&self, id: &str, state: &str) -> Value {
         eventually(patience() * 2, || {
             let status = self.json(&["status", id]);
             let now = status["status"].as_str().unwrap();
