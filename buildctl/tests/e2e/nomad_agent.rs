@@ -1,7 +1,6 @@
 //! A real Nomad agent, server and client in one, for tests: on loopback, with `raw_exec`, in a folder of its own.
 
 use std::{
-    env,
     ffi::OsString,
     fs::{self, File},
     net::TcpListener,
@@ -12,7 +11,7 @@ use std::{
 
 use runyard_common::{
     crypto,
-    testing::{Output, TempDir, eventually, patience, tempdir},
+    testing::{self, Output, TempDir, eventually, patience, tempdir},
 };
 
 use crate::nomad_secured::Keys;
@@ -29,12 +28,9 @@ pub(crate) struct Agent {
     folder: TempDir,
 }
 
-/// Nomad's program, if there is one.
+/// Nomad's program, if there is one, which is said otherwise.
 fn program() -> Option<PathBuf> {
-    let named = env::var_os("NOMAD_BIN").map(PathBuf::from);
-    let path = env::var_os("PATH").unwrap_or_default();
-    let mut found = env::split_paths(&path).map(|folder| folder.join("nomad"));
-    named.or_else(|| found.find(|program| program.is_file()))
+    testing::program("nomad", "NOMAD_BIN")
 }
 
 fn free_port() -> u16 {
@@ -59,10 +55,7 @@ impl Agent {
     }
 
     fn with(flags: &[&str], more: &str, keys: impl FnOnce(&Path) -> Option<Keys>) -> Option<Self> {
-        let Some(program) = program() else {
-            eprintln!("skipped: there is no nomad (set NOMAD_BIN)");
-            return None;
-        };
+        let program = program()?;
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: a Nomad client needs root");
             return None;

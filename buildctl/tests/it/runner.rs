@@ -32,6 +32,16 @@ ENTRYPOINT [\"/bin/sh\", \"-c\", \"echo entry $0 $FROM_IMAGE $(pwd) $(id -u); te
 CMD [\"ok\"]
 ";
 
+/// A registry, a yard that publishes there, and a repository of [`DOCKERFILE`]; none where there is no Buildah, which is said.
+fn site() -> Option<(Registry, Yard, Repository)> {
+    if !ready() {
+        return None;
+    }
+    let registry = Registry::open();
+    let yard = Yard::of(&registry);
+    Some((registry, yard, Repository::with(DOCKERFILE)))
+}
+
 /// The failure of a build of this Dockerfile, whose first three lines install busybox.
 fn failing(rest: &str, change: impl FnOnce(&mut Work)) -> Option<RunFailure> {
     if !ready() {

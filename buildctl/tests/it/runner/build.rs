@@ -11,17 +11,14 @@ use buildctl::{
     spec::BuildContext,
 };
 
-use super::{DOCKERFILE, options, temporary_tag};
+use super::{DOCKERFILE, options, site, temporary_tag};
 use crate::support::{Registry, Repository, Yard, ready};
 
 #[test]
 fn a_commit_is_built_once_whatever_clone_it_comes_from() {
-    if !ready() {
+    let Some((registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let daemon = repository.serve();
     let commit = repository.git(&["rev-parse", "HEAD"]);
 
@@ -47,12 +44,9 @@ fn a_commit_is_built_once_whatever_clone_it_comes_from() {
 
 #[test]
 fn what_was_built_is_tested_by_its_digest_and_published() {
-    if !ready() {
+    let Some((registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let built = yard.built(yard.build(&repository.url(), "main"));
 
     let entry = yard.run(yard.test(&built, None));
@@ -138,12 +132,9 @@ fn secrets_reach_steps_and_tests_and_show_nowhere() {
 
 #[test]
 fn no_preprocessor_reads_a_dockerfile_whatever_links_to_it() {
-    if !ready() {
+    let Some((_registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     repository.commit(
         "Dockerfile.in",
         "FROM scratch\n#include \"/etc/hostname\"\n",
@@ -162,12 +153,9 @@ fn no_preprocessor_reads_a_dockerfile_whatever_links_to_it() {
 
 #[test]
 fn what_a_test_says_last_needs_no_relay_of_buildahs() {
-    if !ready() {
+    let Some((_registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let built = yard.built(yard.build(&repository.url(), "main"));
     // A Buildah whose relay is never quick enough: it runs what it is told to, and passes nothing on.
     let bin = yard.path().join("bin");
@@ -210,12 +198,9 @@ fn calls(yard: &Yard, work: Work) -> (Vec<String>, Built) {
 
 #[test]
 fn the_command_lines_that_are_told_before_are_those_that_run() {
-    if !ready() {
+    let Some((registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let mut work = yard.build(&repository.url(), "main");
     let pair = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into();
     let cache = format!("{}/cache", registry.host()).parse().unwrap();
@@ -241,12 +226,9 @@ fn the_command_lines_that_are_told_before_are_those_that_run() {
 
 #[test]
 fn what_was_open_for_a_run_is_not_its_programs() {
-    if !ready() {
+    let Some((_registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let bin = yard.path().join("bin");
     fs::create_dir(&bin).unwrap();
     let git = "#!/bin/sh\nls -l /proc/self/fd >&2\nPATH=${PATH#*:} exec git \"$@\"\n";

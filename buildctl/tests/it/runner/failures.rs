@@ -8,7 +8,7 @@ use buildctl::{
     spec::Source,
 };
 
-use super::{DOCKERFILE, failing, options};
+use super::{DOCKERFILE, failing, options, site};
 use crate::support::{NOBODY, Registry, Repository, Yard, ready};
 
 #[test]
@@ -67,12 +67,9 @@ fn what_is_not_in_the_source_is_the_users_matter() {
 
 #[test]
 fn a_failing_test_tells_code_and_signal() {
-    if !ready() {
+    let Some((_registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let built = yard.built(yard.build(&repository.url(), "main"));
     let kind = |command: &str| {
         let ended = yard.run(yard.test(&built, Some(command)));
@@ -110,12 +107,9 @@ fn a_registry_that_refuses_a_login_is_the_users_matter() {
 
 #[test]
 fn a_registry_that_is_down_is_nobodys_fault() {
-    if !ready() {
+    let Some((mut registry, yard, repository)) = site() else {
         return;
-    }
-    let mut registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let built = yard.built(yard.build(&repository.url(), "main"));
     registry.stop();
     let failure = yard.run(yard.publish(&built, &["job-1"])).failure();

@@ -14,7 +14,7 @@ use buildctl::{
 };
 use serde_json::json;
 
-use super::{DOCKERFILE, failing, options};
+use super::{DOCKERFILE, failing, options, site};
 use crate::support::{Registry, Repository, Yard, ready};
 
 fn pairs(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
@@ -37,12 +37,9 @@ fn of_folder(yard: &Yard, files: &[(&str, &str)]) -> Work {
 
 #[test]
 fn annotations_are_those_of_the_job_whatever_the_cache_has() {
-    if !ready() {
+    let Some((registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let annotated = |annotations: &[(&str, &str)]| {
         let mut work = yard.build(&repository.url(), "main");
         options(&mut work).annotations = pairs(annotations);
@@ -67,12 +64,9 @@ fn annotations_are_those_of_the_job_whatever_the_cache_has() {
 
 #[test]
 fn a_squashed_image_has_one_layer() {
-    if !ready() {
+    let Some((registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let layers = |squash: bool| {
         let mut work = yard.build(&repository.url(), "main");
         options(&mut work).squash = squash;
@@ -252,12 +246,9 @@ fn a_network_that_the_isolation_cannot_give_is_refused_and_not_left_out() {
 
 #[test]
 fn what_this_buildah_cannot_do_is_told_by_its_help_before_anything_is_built() {
-    if !ready() {
+    let Some((_registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let bin = yard.path().join("bin");
     fs::create_dir(&bin).unwrap();
     // Buildah as it was before it had remote caches.

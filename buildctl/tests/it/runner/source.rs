@@ -8,8 +8,7 @@ use buildctl::{
     spec::Source,
 };
 
-use super::{DOCKERFILE, failing};
-use crate::support::{Registry, Repository, Yard, ready};
+use super::{failing, site};
 
 #[test]
 fn a_ref_that_is_not_there_is_named() {
@@ -41,12 +40,9 @@ fn a_ref_that_is_not_there_is_named() {
 
 #[test]
 fn a_commit_may_be_named_by_its_beginning_and_a_directory_is_a_commit_if_it_is_clean() {
-    if !ready() {
+    let Some((_registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let old = repository.git(&["rev-parse", "HEAD"]);
     repository.commit("file", "newer");
     for name in [&old[..], &old[..9]] {
@@ -68,12 +64,9 @@ fn a_commit_may_be_named_by_its_beginning_and_a_directory_is_a_commit_if_it_is_c
 
 #[test]
 fn git_gets_its_credentials_from_files_and_for_its_host_only() {
-    if !ready() {
+    let Some((_registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let url = repository.serve_to("me", "p@ss w:rd/1");
     let fetched = |password: &str| {
         let file = yard.path().join("login");
@@ -104,12 +97,9 @@ fn git_gets_its_credentials_from_files_and_for_its_host_only() {
 
 #[test]
 fn ssh_uses_the_key_of_the_job_and_believes_the_hosts_that_it_names() {
-    if !ready() {
+    let Some((_registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     // Stands for ssh: tells what it was called with and what was in the files, and runs the command here.
     let ssh = "#!/bin/sh\necho \"ssh: $*\" >&2\nfor word; do case $word in UserKnownHostsFile=*) cat \"${word#*=}\" >&2;; */ssh_key) \
                stat -c %a \"$word\" >&2; cat \"$word\" >&2;; esac; last=$word; done\nexec sh -c \"$last\"\n";

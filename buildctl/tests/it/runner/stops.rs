@@ -10,6 +10,7 @@ use runyard_common::testing::{eventually, patience};
 use rustix::process::Signal;
 
 use super::{DOCKERFILE, failing};
+use crate::cli::{Gate, go_on};
 use crate::support::{Registry, Repository, Yard, ready};
 
 /// A build that says `waiting` and then does nothing for ten minutes, with a program in the background.
@@ -79,10 +80,14 @@ fn of_two_builds_in_one_store_the_killed_one_is_swept_and_the_other_is_not_touch
     let yard = Yard::of(&registry);
     let lines: Vec<&str> = DOCKERFILE.lines().take(3).collect();
     let doomed = slow();
-    let step = "RUN echo waiting; sleep 4; echo went on";
+    let gate = Gate::open();
+    let step = format!(
+        "RUN wget -q -O - http://127.0.0.1:{}/; echo went on",
+        gate.port()
+    );
     let other = Repository::with(&format!("{}\n{step}\n", lines.join("\n")));
     let survivor = yard.start(yard.build(&other.url(), "main"));
-    survivor.until(" O waiting");
+    let waiting = gate.reached();
     let mut killed = yard.start(yard.build(&doomed.url(), "main"));
     killed.until(" O waiting");
     killed.signal(Signal::KILL);
@@ -91,6 +96,7 @@ fn of_two_builds_in_one_store_the_killed_one_is_swept_and_the_other_is_not_touch
     let swept = sweep(&killed.work).unwrap();
     assert!(swept.containers.len() >= 2, "{swept:?}");
     assert_eq!(sleepers(&yard), 0, "{swept:?}");
+    go_on(waiting);
     let built = survivor.end();
     assert!(built.log.contains(" O went on"), "{}", built.log);
     built.built();

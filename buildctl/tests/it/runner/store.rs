@@ -7,17 +7,13 @@ use buildctl::{
     runner::work::{Task, Work},
 };
 
-use super::DOCKERFILE;
-use crate::support::{Registry, Repository, Yard, ready};
+use super::site;
 
 #[test]
 fn a_cleared_cache_is_built_anew_and_an_empty_one_may_be_cleared() {
-    if !ready() {
+    let Some((_registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let mut work = yard.build(&repository.url(), "main");
     if let Task::Build { clear_cache, .. } = &mut work.task {
         *clear_cache = true;
@@ -37,12 +33,9 @@ fn a_cleared_cache_is_built_anew_and_an_empty_one_may_be_cleared() {
 
 #[test]
 fn the_cache_of_a_new_store_can_be_cleared() {
-    if !ready() {
+    let Some((_registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let mut work = yard.build(&repository.url(), "main");
     if let Task::Build { clear_cache, .. } = &mut work.task {
         *clear_cache = true;
@@ -52,12 +45,9 @@ fn the_cache_of_a_new_store_can_be_cleared() {
 
 #[test]
 fn a_store_of_another_driver_serves_too() {
-    if !ready() {
+    let Some((_registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let vfs = |mut work: Work| {
         work.storage.driver = Some("vfs".to_owned());
         work
@@ -70,12 +60,9 @@ fn a_store_of_another_driver_serves_too() {
 
 #[test]
 fn where_overlay_does_not_work_another_driver_does_and_that_is_remembered() {
-    if !ready() {
+    let Some((_registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let bin = yard.path().join("bin");
     fs::create_dir(&bin).unwrap();
     let buildah = "#!/bin/sh\ncase \"$*\" in *\"--storage-driver overlay\"*) echo 'Error: no overlay here' >&2; exit 125;; esac\n\

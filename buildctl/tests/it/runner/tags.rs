@@ -8,17 +8,14 @@ use buildctl::{
 };
 use rustix::process::Signal;
 
-use super::{DOCKERFILE, temporary_tag};
+use super::{DOCKERFILE, site, temporary_tag};
 use crate::support::{Registry, Repository, Yard, ready};
 
 #[test]
 fn a_tag_remembers_what_it_was_and_the_temporary_one_goes() {
-    if !ready() {
+    let Some((registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let first = yard.built(yard.build(&repository.url(), "main"));
     yard.run(yard.publish(&first, &["latest"])).outcome();
     assert_eq!(registry.digest("temp-app", &temporary_tag(&first)), None);
@@ -40,12 +37,9 @@ fn a_tag_remembers_what_it_was_and_the_temporary_one_goes() {
 
 #[test]
 fn a_temporary_tag_that_shares_its_manifest_is_left_for_the_other_job() {
-    if !ready() {
+    let Some((_registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let one = yard.built(yard.build(&repository.url(), "main"));
     let other = yard.built(yard.build(&repository.url(), "main"));
     assert_eq!(one.digest, other.digest);
@@ -66,12 +60,9 @@ fn a_temporary_tag_that_shares_its_manifest_is_left_for_the_other_job() {
 
 #[test]
 fn a_temporary_image_is_removed_once() {
-    if !ready() {
+    let Some((registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let built = yard.built(yard.build(&repository.url(), "main"));
     for _ in 0..2 {
         let cleaned = yard.run(yard.clean_up(&built.temporary, &built.digest));
@@ -82,12 +73,9 @@ fn a_temporary_image_is_removed_once() {
 
 #[test]
 fn tags_that_moved_before_one_that_could_not_are_moved_back_except_the_jobs_own() {
-    if !ready() {
+    let Some((registry, yard, repository)) = site() else {
         return;
-    }
-    let registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let first = yard.built(yard.build(&repository.url(), "main"));
     yard.run(yard.publish(&first, &["stable"])).outcome();
     repository.commit(
@@ -179,12 +167,9 @@ fn an_index_and_its_images_are_copied_to_another_registry() {
 
 #[test]
 fn a_publication_that_is_stopped_has_moved_no_tag() {
-    if !ready() {
+    let Some((mut registry, yard, repository)) = site() else {
         return;
-    }
-    let mut registry = Registry::open();
-    let yard = Yard::of(&registry);
-    let repository = Repository::with(DOCKERFILE);
+    };
     let built = yard.built(yard.build(&repository.url(), "main"));
     registry.stop();
     let running = yard.start(yard.publish(&built, &["latest"]));
